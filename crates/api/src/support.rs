@@ -1,0 +1,1 @@
+//! What upstream has and Waymark does not enforce yet: one table.

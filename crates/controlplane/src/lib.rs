@@ -1,2 +1,4 @@
-//! TODO
+//! The control plane: sources, store, index, translation, delivery.
 #![forbid(unsafe_code)]
+
+pub mod translate;

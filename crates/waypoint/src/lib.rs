@@ -1,2 +1,12 @@
-//! TODO
+//! The waypoint proxy: Envoy resources in, flat tables out, requests through.
+//!
+//! ```text
+//! xDS -> config (received, accepted, rejected) -> decode (what is not understood is refused) -> program (flat tables)
+//!     -> Snapshot, swapped whole -> the data path, which loads it once per request
+//! ```
+//! Wire types stop at [`decode`]; the data path reads [`program`], [`route`] and [`telemetry`] only.
 #![forbid(unsafe_code)]
+
+pub mod program;
+pub mod route;
+pub mod telemetry;

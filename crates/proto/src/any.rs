@@ -66,7 +66,7 @@ impl AnyMessage for EnvoyAny {
 /// Packs a message into the kind of Any that the place it goes to needs.
 ///
 /// Envoy's messages hold maps whose order differs each time they are encoded; where bytes are compared,
-/// the `canonical` form makes them equal.
+/// [`crate::canonical`] makes them equal.
 pub fn pack<M: Name, A: AnyMessage>(message: &M) -> A {
     A::from_parts(M::type_url(), message.encode_to_vec())
 }

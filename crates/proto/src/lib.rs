@@ -4,6 +4,8 @@
 #![forbid(unsafe_code)]
 
 pub mod any;
+pub mod canonical;
+pub mod json;
 pub mod type_url;
 
 #[allow(

@@ -1,11 +1,13 @@
 //! Which workloads belong to which services.
 //!
-//! The invariant, after every call: a workload is a member of a service exactly when the service's selector picks it or
-//! the workload names the service itself. Both sides are found through inverted indexes of labels, so that a change
+//! The invariant, after every call: a workload is a member of a service exactly when the service's selector picks it, the
+//! workload names the service itself, or, for a service without selector, an EndpointSlice of the service names the workload. Both sides are found through inverted indexes of labels, so that a change
 //! costs what it changes.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+
+use waymark_api::meta::ObjectKey;
 
 use super::key::{ServiceKey, Uid};
 use super::service::Service;
@@ -25,6 +27,9 @@ pub struct Members {
     services_by_label: HashMap<LabelKey, BTreeSet<ServiceKey>>,
     /// Workloads that name a service themselves.
     named_by: HashMap<ServiceKey, BTreeSet<Uid>>,
+    slices: HashMap<ObjectKey, (ServiceKey, BTreeSet<Uid>)>,
+    slices_of_service: HashMap<ServiceKey, BTreeSet<ObjectKey>>,
+    slices_of_workload: HashMap<Uid, BTreeSet<ObjectKey>>,
 }
 
 impl Members {
@@ -56,6 +61,8 @@ impl Members {
             self.list_workload(new);
             wanted = self.candidate_services(new).filter(|key| service(key).is_some_and(|s| s.selects(new))).collect();
             wanted.extend(new.explicit_services.iter().filter(|key| service(key).is_some()).cloned());
+            let by_slice = self.slices_of_workload.get(&uid).into_iter().flatten().map(|slice| &self.slices[slice].0);
+            wanted.extend(by_slice.filter(|key| service(key).is_some_and(takes_slices)).cloned());
         }
         let before = self.of_workload.remove(&uid).unwrap_or_default();
         let changed: Vec<ServiceKey> = before.symmetric_difference(&wanted).cloned().collect();
@@ -90,6 +97,11 @@ impl Members {
             }
             wanted = self.candidate_workloads(new).filter(|uid| workload(uid).is_some_and(|w| new.selects(w))).collect();
             wanted.extend(self.named_by.get(&key).into_iter().flatten().cloned());
+            if takes_slices(new) {
+                let slices = self.slices_of_service.get(&key).into_iter().flatten();
+                let targets = slices.flat_map(|slice| &self.slices[slice].1);
+                wanted.extend(targets.filter(|uid| workload(uid).is_some()).cloned());
+            }
         }
         let before = self.of_service.remove(&key).unwrap_or_default();
         let changed: Vec<Uid> = before.symmetric_difference(&wanted).cloned().collect();
@@ -104,6 +116,40 @@ impl Members {
             self.of_service.insert(key, wanted);
         }
         changed
+    }
+
+    /// Puts `new` in the place of what an EndpointSlice said before: a service and the pods that it puts behind it.
+    /// Returns who joined or left what.
+    pub fn replace_slice<'a>(
+        &mut self,
+        slice: &ObjectKey,
+        new: Option<(ServiceKey, BTreeSet<Uid>)>,
+        service: impl Fn(&ServiceKey) -> Option<&'a Service>,
+        workload: impl Fn(&Uid) -> Option<&'a Workload>,
+    ) -> Vec<(ServiceKey, Uid)> {
+        let mut affected = BTreeSet::new();
+        if let Some((key, uids)) = self.slices.remove(slice) {
+            remove_from(&mut self.slices_of_service, &key, slice);
+            for uid in &uids {
+                remove_from(&mut self.slices_of_workload, uid, slice);
+            }
+            affected.extend(uids);
+        }
+        if let Some((key, uids)) = new {
+            self.slices_of_service.entry(key.clone()).or_default().insert(slice.clone());
+            for uid in &uids {
+                self.slices_of_workload.entry(uid.clone()).or_default().insert(slice.clone());
+            }
+            affected.extend(uids.iter().cloned());
+            self.slices.insert(slice.clone(), (key, uids));
+        }
+        let mut moved = Vec::new();
+        for uid in affected {
+            let current = workload(&uid);
+            let services = self.replace_workload(current, current, &service);
+            moved.extend(services.into_iter().map(|key| (key, uid.clone())));
+        }
+        moved
     }
 
     fn list_workload(&mut self, workload: &Workload) {
@@ -142,6 +188,11 @@ impl Members {
             .flatten()
             .cloned()
     }
+}
+
+/// With a selector, pods are found by it, and what slices say of pods adds nothing.
+fn takes_slices(service: &Service) -> bool {
+    service.selector.is_empty()
 }
 
 fn labels(workload: &Workload) -> impl Iterator<Item = LabelKey> {

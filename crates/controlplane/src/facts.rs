@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use waymark_api::meta::{Kind, ObjectKey};
-use waymark_api::{ObjectMeta, Resource};
+use waymark_api::{ObjectMeta, Resource, Timestamp};
 
 use crate::index::Fact;
 use crate::index::key::WaypointKey;
@@ -79,7 +79,13 @@ pub struct Facts {
 impl Facts {
     /// No objects yet.
     pub fn new(settings: Settings, ipam: Ipam) -> Self {
-        Self { settings, store: Store::default(), ipam, ready: HashMap::new(), now_seconds: 0 }
+        Self {
+            settings,
+            store: Store::default(),
+            ipam,
+            ready: HashMap::new(),
+            now_seconds: 0,
+        }
     }
 
     /// The objects in force.
@@ -103,18 +109,23 @@ impl Facts {
     /// When it cannot be had beside the others; then nothing changes and its former self stays in force.
     pub fn upsert(&mut self, object: Resource) -> Result<Vec<Fact>, Refused> {
         let key = object.key();
+        let object = self.dated(&key, object);
         let old = self.store.find(&key).cloned();
         if old.as_ref() == Some(&object) {
             return Ok(Vec::new());
         }
-        let facts = self.claim(&object).and_then(|()| self.facts_of(&key, Some(&object)));
+        let facts = self
+            .claim(&object)
+            .and_then(|()| self.facts_of(&key, Some(&object)));
         let mut facts = match facts {
             Ok(facts) => facts,
             Err(refused) => {
                 self.release(&object, None);
                 if let Some(old) = &old {
                     // Nobody else can have taken what it had a moment ago.
-                    let _ = self.claim(old).and_then(|()| self.facts_of(&key, Some(old)));
+                    let _ = self
+                        .claim(old)
+                        .and_then(|()| self.facts_of(&key, Some(old)));
                 }
                 return Err(refused);
             }
@@ -129,7 +140,9 @@ impl Facts {
 
     /// Takes out an object.
     pub fn remove(&mut self, key: &ObjectKey) -> Vec<Fact> {
-        let Some(object) = self.store.remove(key) else { return Vec::new() };
+        let Some(object) = self.store.remove(key) else {
+            return Vec::new();
+        };
         self.release(&object, None);
         let mut facts = self.facts_of(key, None).unwrap_or_default();
         facts.extend(self.dependents(key, Some(&object), None));
@@ -142,7 +155,11 @@ impl Facts {
         if before == Some(ready) {
             return Vec::new();
         }
-        let key = ObjectKey::namespaced(Kind::Gateway, waypoint.namespace.as_str(), waypoint.name.as_str());
+        let key = ObjectKey::namespaced(
+            Kind::Gateway,
+            waypoint.namespace.as_str(),
+            waypoint.name.as_str(),
+        );
         let Some(object) = self.store.find(&key).cloned() else {
             self.ready.remove(&(waypoint.clone(), ordinal));
             return Vec::new();
@@ -151,26 +168,53 @@ impl Facts {
         self.facts_of(&key, Some(&object)).unwrap_or_default()
     }
 
+    /// What replicas of waypoints were last reported to be, in no order.
+    pub fn replicas_reported(&self) -> impl Iterator<Item = (WaypointKey, u32, bool)> {
+        self.ready
+            .iter()
+            .map(|((waypoint, ordinal), ready)| (waypoint.clone(), *ordinal, *ready))
+    }
+
     /// Facts of other objects that a changed object has a part in.
-    fn dependents(&mut self, key: &ObjectKey, old: Option<&Resource>, new: Option<&Resource>) -> Vec<Fact> {
-        let mode = |object: Option<&Resource>| object.and_then(|object| object.meta().mesh.dataplane_mode);
-        let traffic = |object: Option<&Resource>| object.and_then(|object| object.meta().mesh.waypoint_for);
+    fn dependents(
+        &mut self,
+        key: &ObjectKey,
+        old: Option<&Resource>,
+        new: Option<&Resource>,
+    ) -> Vec<Fact> {
+        let mode =
+            |object: Option<&Resource>| object.and_then(|object| object.meta().mesh.dataplane_mode);
+        let traffic =
+            |object: Option<&Resource>| object.and_then(|object| object.meta().mesh.waypoint_for);
         let others: Vec<(ObjectKey, Resource)> = match key.kind {
-            Kind::Namespace if mode(old) != mode(new) => clone_all(self.store.of_namespace(Kind::Pod, &key.name)),
+            Kind::Namespace if mode(old) != mode(new) => {
+                clone_all(self.store.of_namespace(Kind::Pod, &key.name))
+            }
             Kind::GatewayClass if traffic(old) != traffic(new) => {
                 let of_class = |object: &Resource| match object {
                     Resource::Gateway(gateway) => gateway.spec.class_name == key.name,
                     _ => false,
                 };
-                clone_all(self.store.of_kind(Kind::Gateway).filter(|(_, object)| of_class(object)))
+                clone_all(
+                    self.store
+                        .of_kind(Kind::Gateway)
+                        .filter(|(_, object)| of_class(object)),
+                )
             }
             _ => Vec::new(),
         };
-        others.iter().flat_map(|(key, object)| self.facts_of(key, Some(object)).unwrap_or_default()).collect()
+        others
+            .iter()
+            .flat_map(|(key, object)| self.facts_of(key, Some(object)).unwrap_or_default())
+            .collect()
     }
 
     /// Everything that one object comes to; with `None`, that there is no such object.
-    fn facts_of(&mut self, key: &ObjectKey, object: Option<&Resource>) -> Result<Vec<Fact>, Refused> {
+    fn facts_of(
+        &mut self,
+        key: &ObjectKey,
+        object: Option<&Resource>,
+    ) -> Result<Vec<Fact>, Refused> {
         Ok(match (key.kind, object) {
             (Kind::Namespace, object) => {
                 let namespace = object.map(|object| namespace(object.meta()));
@@ -196,9 +240,15 @@ impl Facts {
                 Some(Resource::ServiceEntry(entry)) => {
                     let services = self.service_entry(entry)?;
                     let endpoints = self.inline_endpoints(entry);
-                    vec![Fact::Services(key.clone(), services), Fact::Workloads(key.clone(), endpoints)]
+                    vec![
+                        Fact::Services(key.clone(), services),
+                        Fact::Workloads(key.clone(), endpoints),
+                    ]
                 }
-                _ => vec![Fact::Services(key.clone(), Vec::new()), Fact::Workloads(key.clone(), Vec::new())],
+                _ => vec![
+                    Fact::Services(key.clone(), Vec::new()),
+                    Fact::Workloads(key.clone(), Vec::new()),
+                ],
             },
             (Kind::Pod, object) => {
                 let workloads = match object {
@@ -216,7 +266,10 @@ impl Facts {
             }
             (Kind::EndpointSlice, object) => match object {
                 Some(Resource::EndpointSlice(slice)) => self.endpoint_slice(key, slice),
-                _ => vec![Fact::Workloads(key.clone(), Vec::new()), Fact::SliceTargets(key.clone(), None)],
+                _ => vec![
+                    Fact::Workloads(key.clone(), Vec::new()),
+                    Fact::SliceTargets(key.clone(), None),
+                ],
             },
             (Kind::Gateway, object) => match object {
                 Some(Resource::Gateway(gateway)) => self.gateway(key, gateway)?,
@@ -226,17 +279,22 @@ impl Facts {
                 let created = object.map(|object| self.created(key, object.meta()));
                 let object = match object {
                     Some(Resource::HttpRoute(route)) => Some(RouteObject::HttpRoute(route.clone())),
-                    Some(Resource::VirtualService(service)) => Some(RouteObject::VirtualService(service.clone())),
+                    Some(Resource::VirtualService(service)) => {
+                        Some(RouteObject::VirtualService(service.clone()))
+                    }
                     _ => None,
                 };
-                let route = object.zip(created).map(|(object, created)| Route { object, created });
+                let route = object
+                    .zip(created)
+                    .map(|(object, created)| Route { object, created });
                 vec![Fact::Route(key.clone(), route)]
             }
             (Kind::DestinationRule, object) => {
                 let rule = match object {
-                    Some(Resource::DestinationRule(object)) => {
-                        Some(Rule { created: self.created(key, &object.meta), object: object.clone() })
-                    }
+                    Some(Resource::DestinationRule(object)) => Some(Rule {
+                        created: self.created(key, &object.meta),
+                        object: object.clone(),
+                    }),
                     _ => None,
                 };
                 vec![Fact::Rule(key.clone(), rule)]
@@ -246,8 +304,12 @@ impl Facts {
 
     /// Takes the addresses that an object's manifest names, and gives back those that it no longer does.
     fn claim(&mut self, object: &Resource) -> Result<(), Refused> {
-        let Some((owner, field, addresses)) = named_addresses(object) else { return Ok(()) };
-        self.ipam.claim(&owner, &addresses).map_err(|conflict| Refused::Address { field, conflict })
+        let Some((owner, field, addresses)) = named_addresses(object) else {
+            return Ok(());
+        };
+        self.ipam
+            .claim(&owner, &addresses)
+            .map_err(|conflict| Refused::Address { field, conflict })
     }
 
     /// Gives back what `old` had and its successor does not.
@@ -258,9 +320,33 @@ impl Facts {
         }
     }
 
+    /// Routes and rules take precedence by age, which the translation reads from their metadata.
+    fn dated(&mut self, key: &ObjectKey, object: Resource) -> Resource {
+        if object.meta().creation_timestamp.is_some() {
+            return object;
+        }
+        let created = Timestamp::from_unix_seconds(self.created(key, object.meta()).seconds);
+        match object {
+            Resource::VirtualService(mut object) => {
+                Arc::make_mut(&mut object).meta.creation_timestamp = created;
+                Resource::VirtualService(object)
+            }
+            Resource::HttpRoute(mut object) => {
+                Arc::make_mut(&mut object).meta.creation_timestamp = created;
+                Resource::HttpRoute(object)
+            }
+            Resource::DestinationRule(mut object) => {
+                Arc::make_mut(&mut object).meta.creation_timestamp = created;
+                Resource::DestinationRule(object)
+            }
+            other => other,
+        }
+    }
+
     fn created(&mut self, key: &ObjectKey, meta: &ObjectMeta) -> Created {
-        let timestamp = meta.creation_timestamp.map(waymark_api::Timestamp::unix_seconds);
-        self.ipam.created(&key.to_string(), timestamp, self.now_seconds)
+        let timestamp = meta.creation_timestamp.map(Timestamp::unix_seconds);
+        self.ipam
+            .created(&key.to_string(), timestamp, self.now_seconds)
     }
 
     fn allocate(&mut self, owner: &Owner, pool: Pool) -> Result<IpAddr, Exhausted> {
@@ -270,13 +356,18 @@ impl Facts {
 
 /// Everything of an object that has an address.
 fn owners(object: &Resource) -> Vec<Owner> {
-    let (namespace, name) = (object.meta().namespace.as_str(), object.meta().name.as_str());
+    let (namespace, name) = (
+        object.meta().namespace.as_str(),
+        object.meta().name.as_str(),
+    );
     match object {
         Resource::Service(_) => vec![Owner::service(namespace, name)],
         Resource::Pod(_) => vec![Owner::pod(namespace, name)],
-        Resource::ServiceEntry(entry) => {
-            entry.hosts.iter().map(|host| Owner::service_entry(namespace, name, host.as_str())).collect()
-        }
+        Resource::ServiceEntry(entry) => entry
+            .hosts
+            .iter()
+            .map(|host| Owner::service_entry(namespace, name, host.as_str()))
+            .collect(),
         Resource::Gateway(gateway) => (0..gateway.replicas)
             .map(|ordinal| Owner::replica(namespace, name, ordinal))
             .chain([Owner::waypoint(namespace, name)])
@@ -287,20 +378,33 @@ fn owners(object: &Resource) -> Vec<Owner> {
 
 /// The addresses that a manifest names for its object, and the field that does.
 fn named_addresses(object: &Resource) -> Option<(Owner, &'static str, Vec<IpAddr>)> {
-    let (namespace, name) = (object.meta().namespace.as_str(), object.meta().name.as_str());
+    let (namespace, name) = (
+        object.meta().namespace.as_str(),
+        object.meta().name.as_str(),
+    );
     Some(match object {
-        Resource::Service(service) => {
-            (Owner::service(namespace, name), "spec.clusterIP", service.spec.cluster_ips.addresses().to_vec())
-        }
+        Resource::Service(service) => (
+            Owner::service(namespace, name),
+            "spec.clusterIP",
+            service.spec.cluster_ips.addresses().to_vec(),
+        ),
         Resource::Pod(pod) => {
             // Pods on the host's network share its address, and what is over has none any more.
             let own = !pod.spec.host_network && !pod.is_terminal();
-            let addresses = if own { pod.status.pod_ips.clone() } else { Vec::new() };
+            let addresses = if own {
+                pod.status.pod_ips.clone()
+            } else {
+                Vec::new()
+            };
             (Owner::pod(namespace, name), "status.podIP", addresses)
         }
         Resource::Gateway(gateway) if gateway.is_waypoint() => {
             let addresses = gateway::requested_address(gateway).unwrap_or_default();
-            (Owner::waypoint(namespace, name), "spec.addresses[0].value", addresses)
+            (
+                Owner::waypoint(namespace, name),
+                "spec.addresses[0].value",
+                addresses,
+            )
         }
         _ => return None,
     })
@@ -319,11 +423,16 @@ fn namespace(meta: &ObjectMeta) -> Namespace {
 }
 
 fn ingress_use_waypoint(meta: &ObjectMeta) -> Option<bool> {
-    meta.label("istio.io/ingress-use-waypoint").map(|value| value == "true")
+    meta.label("istio.io/ingress-use-waypoint")
+        .map(|value| value == "true")
 }
 
-fn clone_all<'a>(objects: impl Iterator<Item = (&'a ObjectKey, &'a Resource)>) -> Vec<(ObjectKey, Resource)> {
-    objects.map(|(key, object)| (key.clone(), object.clone())).collect()
+fn clone_all<'a>(
+    objects: impl Iterator<Item = (&'a ObjectKey, &'a Resource)>,
+) -> Vec<(ObjectKey, Resource)> {
+    objects
+        .map(|(key, object)| (key.clone(), object.clone()))
+        .collect()
 }
 
 /// Namespace and name of a Gateway, which is what its waypoint is called.

@@ -22,7 +22,9 @@ pub fn replace_private(path: &Path, content: &[u8]) -> io::Result<()> {
 }
 
 fn replace_with_mode(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    let name = path.file_name().ok_or_else(|| io::Error::other("path has no file name"))?;
+    let name = path
+        .file_name()
+        .ok_or_else(|| io::Error::other("path has no file name"))?;
     let mut temporary = std::ffi::OsString::from(".");
     temporary.push(name);
     temporary.push(format!(".{}", std::process::id()));
@@ -41,7 +43,11 @@ fn replace_with_mode(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
 }
 
 fn write_new(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    let mut file: File = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+    let mut file: File = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(path)?;
     file.write_all(content)?;
     file.sync_all()
 }

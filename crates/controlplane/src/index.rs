@@ -125,27 +125,39 @@ struct Asking {
 impl Asking {
     fn set_service(&mut self, key: &ServiceKey, waypoint: Option<WaypointKey>) {
         if let Some(old) = self.services.remove(key) {
-            edit(&mut self.of, &old, |dependents| dependents.services.remove(key));
+            edit(&mut self.of, &old, |dependents| {
+                dependents.services.remove(key)
+            });
         }
         if let Some(new) = waypoint {
-            edit(&mut self.of, &new, |dependents| dependents.services.insert(key.clone()));
+            edit(&mut self.of, &new, |dependents| {
+                dependents.services.insert(key.clone())
+            });
             self.services.insert(key.clone(), new);
         }
     }
 
     fn set_workload(&mut self, uid: &Uid, waypoint: Option<WaypointKey>) {
         if let Some(old) = self.workloads.remove(uid) {
-            edit(&mut self.of, &old, |dependents| dependents.workloads.remove(uid));
+            edit(&mut self.of, &old, |dependents| {
+                dependents.workloads.remove(uid)
+            });
         }
         if let Some(new) = waypoint {
-            edit(&mut self.of, &new, |dependents| dependents.workloads.insert(uid.clone()));
+            edit(&mut self.of, &new, |dependents| {
+                dependents.workloads.insert(uid.clone())
+            });
             self.workloads.insert(uid.clone(), new);
         }
     }
 }
 
 /// Changes the dependents of a waypoint; those of nobody are not kept.
-fn edit(map: &mut HashMap<WaypointKey, Dependents>, key: &WaypointKey, change: impl FnOnce(&mut Dependents) -> bool) {
+fn edit(
+    map: &mut HashMap<WaypointKey, Dependents>,
+    key: &WaypointKey,
+    change: impl FnOnce(&mut Dependents) -> bool,
+) {
     let dependents = map.entry(key.clone()).or_default();
     change(dependents);
     if dependents.services.is_empty() && dependents.workloads.is_empty() {
@@ -195,7 +207,10 @@ enum Addresses {
 impl Index {
     /// An index of nothing.
     pub fn new(mesh: Mesh) -> Self {
-        Self { mesh, ..Self::default() }
+        Self {
+            mesh,
+            ..Self::default()
+        }
     }
 
     /// Takes in facts and says what they concern.
@@ -216,12 +231,18 @@ impl Index {
 
     /// A service.
     pub fn service(&self, key: &ServiceKey) -> Option<&Arc<Service>> {
-        self.claims.get(key)?.first_key_value().map(|(_, service)| service)
+        self.claims
+            .get(key)?
+            .first_key_value()
+            .map(|(_, service)| service)
     }
 
     /// Every service, by key.
     pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
-        self.claims.values().filter_map(|claims| claims.first_key_value()).map(|(_, service)| service)
+        self.claims
+            .values()
+            .filter_map(|claims| claims.first_key_value())
+            .map(|(_, service)| service)
     }
 
     /// The services with this host name, of whatever namespace.
@@ -231,7 +252,10 @@ impl Index {
 
     /// The service that answers for a host where no namespace is preferred: a Service, else the oldest ServiceEntry.
     pub fn canonical(&self, host: &str) -> Option<&Arc<Service>> {
-        self.services_of_host(host).filter_map(|key| self.claims.get(key)?.first_key_value()).min_by_key(|(rank, _)| *rank).map(|(_, service)| service)
+        self.services_of_host(host)
+            .filter_map(|key| self.claims.get(key)?.first_key_value())
+            .min_by_key(|(rank, _)| *rank)
+            .map(|(_, service)| service)
     }
 
     /// A workload.
@@ -280,7 +304,10 @@ impl Index {
 
     /// What a waypoint is configured for.
     pub fn bound_to(&self, key: &WaypointKey) -> &Dependents {
-        static NOBODY: Dependents = Dependents { services: BTreeSet::new(), workloads: BTreeSet::new() };
+        static NOBODY: Dependents = Dependents {
+            services: BTreeSet::new(),
+            workloads: BTreeSet::new(),
+        };
         self.bound.get(key).unwrap_or(&NOBODY)
     }
 
@@ -294,7 +321,10 @@ impl Index {
 
     /// Where a workload is: what it says itself, else its node.
     pub fn locality<'a>(&'a self, workload: &'a Workload) -> Option<&'a Locality> {
-        workload.locality.as_ref().or_else(|| self.localities.get(&workload.node))
+        workload
+            .locality
+            .as_ref()
+            .or_else(|| self.localities.get(&workload.node))
     }
 
     /// A WDS resource by name.
@@ -310,13 +340,22 @@ impl Index {
     /// Addresses of workloads bound to a waypoint, and of captured pods of services bound to it.
     pub fn addresses_served_by(&self, key: &WaypointKey) -> (BTreeSet<IpAddr>, BTreeSet<IpAddr>) {
         let bound = self.bound_to(key);
-        let addresses = |uid: &Uid| self.workloads.get(uid).map(|w| w.addresses.clone()).unwrap_or_default();
+        let addresses = |uid: &Uid| {
+            self.workloads
+                .get(uid)
+                .map(|w| w.addresses.clone())
+                .unwrap_or_default()
+        };
         let workloads = bound.workloads.iter().flat_map(addresses).collect();
         let pods = bound
             .services
             .iter()
             .flat_map(|service| self.members.of_service(service))
-            .filter(|uid| self.workloads.get(*uid).is_some_and(|workload| workload.tunnel == Tunnel::Hbone))
+            .filter(|uid| {
+                self.workloads
+                    .get(*uid)
+                    .is_some_and(|workload| workload.tunnel == Tunnel::Hbone)
+            })
             .flat_map(addresses)
             .collect();
         (workloads, pods)
@@ -329,7 +368,9 @@ impl Index {
             Fact::Services(origin, services) => self.take_services(origin, services, dirty),
             Fact::Workloads(origin, workloads) => self.take_workloads(origin, workloads, dirty),
             Fact::SliceTargets(slice, targets) => self.take_slice(&slice, targets, dirty),
-            Fact::Waypoint(key, waypoint) => self.take_waypoint(&key, waypoint.map(Arc::new), dirty),
+            Fact::Waypoint(key, waypoint) => {
+                self.take_waypoint(&key, waypoint.map(Arc::new), dirty)
+            }
             Fact::Programmed(key, programmed) => self.take_programmed(&key, programmed, dirty),
             Fact::Route(key, route) => {
                 let concerned = self.routing.replace_route(&key, route);
@@ -350,14 +391,21 @@ impl Index {
             None => self.namespaces.remove(name),
         };
         let unread_changed = old.labels != new_or_default.labels;
-        let read_changed = Namespace { labels: BTreeMap::new(), ..old.clone() }
-            != Namespace { labels: BTreeMap::new(), ..new_or_default.clone() };
+        let read_changed = Namespace {
+            labels: BTreeMap::new(),
+            ..old.clone()
+        } != Namespace {
+            labels: BTreeMap::new(),
+            ..new_or_default.clone()
+        };
         if read_changed || (unread_changed && self.waypoints.any_by_selector()) {
             self.look_at_namespace(name, dirty);
         }
         if old.traffic_distribution != new_or_default.traffic_distribution {
             let services: Vec<ServiceKey> = self.services_of_namespace(name).cloned().collect();
-            services.iter().for_each(|key| dirty.aspect(key, Aspects::SHAPE));
+            services
+                .iter()
+                .for_each(|key| dirty.aspect(key, Aspects::SHAPE));
         }
     }
 
@@ -378,8 +426,10 @@ impl Index {
     }
 
     fn take_services(&mut self, origin: ObjectKey, services: Vec<Service>, dirty: &mut Dirty) {
-        let new: BTreeMap<ServiceKey, Arc<Service>> =
-            services.into_iter().map(|service| (service.key.clone(), Arc::new(service))).collect();
+        let new: BTreeMap<ServiceKey, Arc<Service>> = services
+            .into_iter()
+            .map(|service| (service.key.clone(), Arc::new(service)))
+            .collect();
         let before = self.services_by_origin.remove(&origin).unwrap_or_default();
         let keys: BTreeSet<ServiceKey> = before.into_iter().chain(new.keys().cloned()).collect();
         for key in &keys {
@@ -398,37 +448,64 @@ impl Index {
             }
         }
         if !new.is_empty() {
-            self.services_by_origin.insert(origin, new.into_keys().collect());
+            self.services_by_origin
+                .insert(origin, new.into_keys().collect());
         }
     }
 
-    fn service_changed(&mut self, key: &ServiceKey, old: Option<&Service>, new: Option<&Service>, dirty: &mut Dirty) {
+    fn service_changed(
+        &mut self,
+        key: &ServiceKey,
+        old: Option<&Service>,
+        new: Option<&Service>,
+        dirty: &mut Dirty,
+    ) {
         if new.is_some() {
-            self.hosts.entry(key.host.clone()).or_default().insert(key.clone());
+            self.hosts
+                .entry(key.host.clone())
+                .or_default()
+                .insert(key.clone());
         } else {
             remove_from(&mut self.hosts, &key.host, key);
         }
         // Which of several namespaces answers for the host may have changed.
-        dirty.publish_services.extend(self.services_of_host(&key.host).cloned());
+        dirty
+            .publish_services
+            .extend(self.services_of_host(&key.host).cloned());
         dirty.publish_services.insert(key.clone());
         dirty.bind_services.insert(key.clone());
-        dirty.aspect(key, if old.is_some() && new.is_some() { Aspects::SHAPE } else { Aspects::ALL });
+        dirty.aspect(
+            key,
+            if old.is_some() && new.is_some() {
+                Aspects::SHAPE
+            } else {
+                Aspects::ALL
+            },
+        );
 
-        let moved = self.members.replace_service(old, new, |uid| self.workloads.get(uid).map(|w| &**w));
+        let moved = self
+            .members
+            .replace_service(old, new, |uid| self.workloads.get(uid).map(|w| &**w));
         if !moved.is_empty() {
             dirty.member(key, Addresses::Changed);
         }
         dirty.publish_workloads.extend(moved);
-        let targets = |service: Option<&Service>| service.map(|s| (s.ports.clone(), s.registry.is_service_entry()));
+        let targets = |service: Option<&Service>| {
+            service.map(|s| (s.ports.clone(), s.registry.is_service_entry()))
+        };
         if targets(old) != targets(new) {
             dirty.aspect(key, Aspects::ENDPOINTS);
-            dirty.publish_workloads.extend(self.members.of_service(key).cloned());
+            dirty
+                .publish_workloads
+                .extend(self.members.of_service(key).cloned());
         }
     }
 
     fn take_workloads(&mut self, origin: ObjectKey, workloads: Vec<Workload>, dirty: &mut Dirty) {
-        let mut new: BTreeMap<Uid, Arc<Workload>> =
-            workloads.into_iter().map(|workload| (workload.uid.clone(), Arc::new(workload))).collect();
+        let mut new: BTreeMap<Uid, Arc<Workload>> = workloads
+            .into_iter()
+            .map(|workload| (workload.uid.clone(), Arc::new(workload)))
+            .collect();
         let uids: BTreeSet<Uid> = new.keys().cloned().collect();
         let before = self.workloads_by_origin.remove(&origin).unwrap_or_default();
         for uid in before.union(&uids) {
@@ -446,27 +523,43 @@ impl Index {
         }
     }
 
-    fn workload_changed(&mut self, uid: &Uid, old: Option<&Workload>, new: Option<&Workload>, dirty: &mut Dirty) {
+    fn workload_changed(
+        &mut self,
+        uid: &Uid,
+        old: Option<&Workload>,
+        new: Option<&Workload>,
+        dirty: &mut Dirty,
+    ) {
         self.list_workload(old, new);
-        let addresses = |workload: Option<&Workload>| workload.map(|w| (w.addresses.clone(), w.tunnel));
-        let addresses_changed =
-            if addresses(old) == addresses(new) { Addresses::Same } else { Addresses::Changed };
+        let addresses =
+            |workload: Option<&Workload>| workload.map(|w| (w.addresses.clone(), w.tunnel));
+        let addresses_changed = if addresses(old) == addresses(new) {
+            Addresses::Same
+        } else {
+            Addresses::Changed
+        };
         let account = |workload: Option<&Workload>| workload.map(|w| w.service_account.clone());
 
         for service in self.members.of_workload(uid) {
             dirty.member(service, addresses_changed);
         }
-        let joined_or_left =
-            self.members.replace_workload(old, new, |key| self.claims.get(key)?.values().next().map(|s| &**s));
+        let joined_or_left = self.members.replace_workload(old, new, |key| {
+            self.claims.get(key)?.values().next().map(|s| &**s)
+        });
         for service in &joined_or_left {
             dirty.member(service, Addresses::Changed);
         }
         // Only a waypoint of 2023 for a service account makes a service depend on who its workloads are.
-        let namespace = new.or(old).map(|workload| workload.namespace.clone()).unwrap_or_default();
+        let namespace = new
+            .or(old)
+            .map(|workload| workload.namespace.clone())
+            .unwrap_or_default();
         if self.waypoints.any_of_account(&namespace) {
             dirty.bind_services.extend(joined_or_left);
             if account(old) != account(new) {
-                dirty.bind_services.extend(self.members.of_workload(uid).cloned());
+                dirty
+                    .bind_services
+                    .extend(self.members.of_workload(uid).cloned());
             }
         }
         dirty.bind_workloads.insert(uid.clone());
@@ -486,14 +579,28 @@ impl Index {
             remove_from(&mut self.workloads_by_node, &old.node, &old.uid);
         }
         if let Some(new) = new {
-            self.workloads_by_namespace.entry(new.namespace.clone()).or_default().insert(new.uid.clone());
+            self.workloads_by_namespace
+                .entry(new.namespace.clone())
+                .or_default()
+                .insert(new.uid.clone());
             let account = (new.namespace.clone(), new.service_account.clone());
-            self.workloads_by_account.entry(account).or_default().insert(new.uid.clone());
-            self.workloads_by_node.entry(new.node.clone()).or_default().insert(new.uid.clone());
+            self.workloads_by_account
+                .entry(account)
+                .or_default()
+                .insert(new.uid.clone());
+            self.workloads_by_node
+                .entry(new.node.clone())
+                .or_default()
+                .insert(new.uid.clone());
         }
     }
 
-    fn take_slice(&mut self, slice: &ObjectKey, targets: Option<(ServiceKey, BTreeSet<Uid>)>, dirty: &mut Dirty) {
+    fn take_slice(
+        &mut self,
+        slice: &ObjectKey,
+        targets: Option<(ServiceKey, BTreeSet<Uid>)>,
+        dirty: &mut Dirty,
+    ) {
         let moved = self.members.replace_slice(
             slice,
             targets,
@@ -515,18 +622,28 @@ impl Index {
             return;
         }
         dirty.waypoint(key).itself = true;
-        for scope in [&old, &new].into_iter().flatten().map(|waypoint| &waypoint.scope) {
+        for scope in [&old, &new]
+            .into_iter()
+            .flatten()
+            .map(|waypoint| &waypoint.scope)
+        {
             match scope {
                 Scope::Labelled => {}
                 Scope::Namespace => self.look_at_namespace(&key.namespace, dirty),
-                Scope::ServiceAccount(account) => self.look_at_account(&key.namespace, account, dirty),
+                Scope::ServiceAccount(account) => {
+                    self.look_at_account(&key.namespace, account, dirty)
+                }
             }
         }
         self.look_at_dependents(key, dirty);
     }
 
     fn take_programmed(&mut self, key: &WaypointKey, programmed: bool, dirty: &mut Dirty) {
-        let changed = if programmed { self.programmed.insert(key.clone()) } else { self.programmed.remove(key) };
+        let changed = if programmed {
+            self.programmed.insert(key.clone())
+        } else {
+            self.programmed.remove(key)
+        };
         if changed {
             self.look_at_dependents(key, dirty);
         }
@@ -534,11 +651,22 @@ impl Index {
 
     /// Everything that names a waypoint, or is bound to it otherwise, is to be bound and published again.
     fn look_at_dependents(&self, key: &WaypointKey, dirty: &mut Dirty) {
-        for dependents in [self.asking.of.get(key), self.bound.get(key)].into_iter().flatten() {
-            dirty.bind_services.extend(dependents.services.iter().cloned());
-            dirty.bind_workloads.extend(dependents.workloads.iter().cloned());
-            dirty.publish_services.extend(dependents.services.iter().cloned());
-            dirty.publish_workloads.extend(dependents.workloads.iter().cloned());
+        for dependents in [self.asking.of.get(key), self.bound.get(key)]
+            .into_iter()
+            .flatten()
+        {
+            dirty
+                .bind_services
+                .extend(dependents.services.iter().cloned());
+            dirty
+                .bind_workloads
+                .extend(dependents.workloads.iter().cloned());
+            dirty
+                .publish_services
+                .extend(dependents.services.iter().cloned());
+            dirty
+                .publish_workloads
+                .extend(dependents.workloads.iter().cloned());
         }
         dirty.effects.statuses = true;
     }
@@ -558,13 +686,18 @@ impl Index {
         let key = (Arc::from(namespace), account.clone());
         for uid in self.workloads_by_account.get(&key).into_iter().flatten() {
             dirty.bind_workloads.insert(uid.clone());
-            dirty.bind_services.extend(self.members.of_workload(uid).cloned());
+            dirty
+                .bind_services
+                .extend(self.members.of_workload(uid).cloned());
         }
     }
 
     fn services_of_namespace<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a ServiceKey> {
         let from = ServiceKey::new(name, "");
-        self.claims.range(from..).map(|(key, _)| key).take_while(move |key| *key.namespace == *name)
+        self.claims
+            .range(from..)
+            .map(|(key, _)| key)
+            .take_while(move |key| *key.namespace == *name)
     }
 
     /// Marks the services that a changed route or rule is about.
@@ -572,7 +705,8 @@ impl Index {
         for subject in &concerned.exact {
             match subject {
                 RouteSubject::Host(host) => {
-                    self.services_of_host(host).for_each(|key| dirty.aspect(key, aspects));
+                    self.services_of_host(host)
+                        .for_each(|key| dirty.aspect(key, aspects));
                 }
                 RouteSubject::Entry(entry) => {
                     for key in self.services_of_entry(entry) {
@@ -589,9 +723,15 @@ impl Index {
             } else {
                 self.services_of_namespace(namespace).collect()
             };
-            let waypoints = self.bound.iter().filter(|(waypoint, _)| waypoint.namespace == *namespace);
+            let waypoints = self
+                .bound
+                .iter()
+                .filter(|(waypoint, _)| waypoint.namespace == *namespace);
             about.extend(waypoints.flat_map(|(_, bound)| &bound.services));
-            for key in about.into_iter().filter(|key| waymark_api::host::host_matches(pattern, &key.host)) {
+            for key in about
+                .into_iter()
+                .filter(|key| waymark_api::host::host_matches(pattern, &key.host))
+            {
                 dirty.aspect(key, aspects);
             }
         }
@@ -639,22 +779,32 @@ impl Index {
                     accounts: &accounts,
                 };
                 let namespace = self.namespace(&key.namespace);
-                (self.waypoints.resolve(subject, &namespace), named(subject, &namespace))
+                (
+                    self.waypoints.resolve(subject, &namespace),
+                    named(subject, &namespace),
+                )
             }
         };
         self.asking.set_service(key, named);
-        let old = self.service_bindings.remove(key).unwrap_or(Binding::Unbound);
+        let old = self
+            .service_bindings
+            .remove(key)
+            .unwrap_or(Binding::Unbound);
         if old != binding {
             dirty.effects.statuses = true;
             dirty.publish_services.insert(key.clone());
             if let Binding::Bound(waypoint) = &old {
-                edit(&mut self.bound, waypoint, |bound| bound.services.remove(key));
+                edit(&mut self.bound, waypoint, |bound| {
+                    bound.services.remove(key)
+                });
                 let effect = dirty.waypoint(waypoint);
                 effect.attached = true;
                 effect.left.insert(key.clone());
             }
             if let Binding::Bound(waypoint) = &binding {
-                edit(&mut self.bound, waypoint, |bound| bound.services.insert(key.clone()));
+                edit(&mut self.bound, waypoint, |bound| {
+                    bound.services.insert(key.clone())
+                });
                 let effect = dirty.waypoint(waypoint);
                 effect.attached = true;
                 effect.joined.insert(key.clone());
@@ -676,21 +826,31 @@ impl Index {
                     accounts: &accounts,
                 };
                 let namespace = self.namespace(&workload.namespace);
-                (self.waypoints.resolve(subject, &namespace), named(subject, &namespace))
+                (
+                    self.waypoints.resolve(subject, &namespace),
+                    named(subject, &namespace),
+                )
             }
             _ => (Binding::Unbound, None),
         };
         self.asking.set_workload(uid, named);
-        let old = self.workload_bindings.remove(uid).unwrap_or(Binding::Unbound);
+        let old = self
+            .workload_bindings
+            .remove(uid)
+            .unwrap_or(Binding::Unbound);
         if old != binding {
             dirty.effects.statuses = true;
             dirty.publish_workloads.insert(uid.clone());
             if let Binding::Bound(waypoint) = &old {
-                edit(&mut self.bound, waypoint, |bound| bound.workloads.remove(uid));
+                edit(&mut self.bound, waypoint, |bound| {
+                    bound.workloads.remove(uid)
+                });
                 dirty.waypoint(waypoint).attached = true;
             }
             if let Binding::Bound(waypoint) = &binding {
-                edit(&mut self.bound, waypoint, |bound| bound.workloads.insert(uid.clone()));
+                edit(&mut self.bound, waypoint, |bound| {
+                    bound.workloads.insert(uid.clone())
+                });
                 dirty.waypoint(waypoint).attached = true;
             }
         }
@@ -703,11 +863,16 @@ impl Index {
     fn publish(&mut self, dirty: &mut Dirty) {
         let mut resources = Vec::new();
         for key in std::mem::take(&mut dirty.publish_services) {
-            let resource = self.service(&key).map(|service| wds::service(self, service));
+            let resource = self
+                .service(&key)
+                .map(|service| wds::service(self, service));
             resources.push((Arc::from(key.to_string()), resource));
         }
         for uid in std::mem::take(&mut dirty.publish_workloads) {
-            let resource = self.workloads.get(&uid).map(|workload| wds::workload(self, workload));
+            let resource = self
+                .workloads
+                .get(&uid)
+                .map(|workload| wds::workload(self, workload));
             resources.push((Arc::from(uid.as_str()), resource));
         }
         for (name, resource) in resources {
@@ -738,8 +903,12 @@ fn rank(service: &Service, origin: &ObjectKey) -> Rank {
 fn named(subject: Subject<'_>, namespace: &Namespace) -> Option<WaypointKey> {
     match subject.use_waypoint.or(namespace.use_waypoint.as_ref())? {
         UseWaypoint::None => None,
-        UseWaypoint::Named { namespace, name } => {
-            Some(WaypointKey::new(namespace.as_deref().unwrap_or(subject.namespace), name.as_str()))
-        }
+        UseWaypoint::Named { namespace, name } => Some(WaypointKey::new(
+            namespace.as_deref().unwrap_or(subject.namespace),
+            name.as_str(),
+        )),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -80,7 +80,9 @@ impl Pool {
 ///
 /// Orders by time, then by the order of first sight. Objects with a timestamp of their own sort before those first seen
 /// in the same second.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct Created {
     /// Seconds since the Unix epoch.
     pub seconds: i64,
@@ -173,16 +175,27 @@ impl Ipam {
     /// When the file exists but cannot be read or understood: starting afresh would hand out other addresses than before.
     pub fn load(path: &Path) -> Result<Self, IpamError> {
         let saved = match fs::read(path) {
-            Ok(bytes) => serde_json::from_slice(&bytes)
-                .map_err(|source| IpamError::Parse { path: path.to_owned(), source })?,
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|source| IpamError::Parse {
+                path: path.to_owned(),
+                source,
+            })?,
             Err(e) if e.kind() == io::ErrorKind::NotFound => Saved::default(),
-            Err(source) => return Err(IpamError::Read { path: path.to_owned(), source }),
+            Err(source) => {
+                return Err(IpamError::Read {
+                    path: path.to_owned(),
+                    source,
+                });
+            }
         };
         Ok(Self::with(Some(path.to_owned()), saved))
     }
 
     fn with(path: Option<PathBuf>, saved: Saved) -> Self {
-        let holders = saved.addresses.iter().map(|(owner, ip)| (IpAddr::V4(*ip), owner.clone())).collect();
+        let holders = saved
+            .addresses
+            .iter()
+            .map(|(owner, ip)| (IpAddr::V4(*ip), owner.clone()))
+            .collect();
         Self {
             path,
             saved,
@@ -199,9 +212,15 @@ impl Ipam {
     /// # Errors
     /// When the new file cannot be put in place; the old one is left as it was and the next call tries again.
     pub fn save(&mut self) -> Result<(), IpamError> {
-        let Some(path) = self.path.clone().filter(|_| self.changed) else { return Ok(()) };
-        let failed = |source| IpamError::Write { path: path.clone(), source };
-        let mut text = serde_json::to_vec_pretty(&self.saved).map_err(|e| failed(io::Error::other(e)))?;
+        let Some(path) = self.path.clone().filter(|_| self.changed) else {
+            return Ok(());
+        };
+        let failed = |source| IpamError::Write {
+            path: path.clone(),
+            source,
+        };
+        let mut text =
+            serde_json::to_vec_pretty(&self.saved).map_err(|e| failed(io::Error::other(e)))?;
         text.push(b'\n');
         crate::file::replace(&path, &text).map_err(failed)?;
         self.changed = false;
@@ -218,7 +237,10 @@ impl Ipam {
                 && holder != owner
                 && self.live.contains(holder)
             {
-                return Err(AddressConflict { address: *address, holder: holder.clone() });
+                return Err(AddressConflict {
+                    address: *address,
+                    holder: holder.clone(),
+                });
             }
         }
         self.give_back_explicit(owner);
@@ -268,15 +290,26 @@ impl Ipam {
     }
 
     /// When the object called `key` came to be: what its manifest says, else when it was first seen.
-    pub fn created(&mut self, key: &str, timestamp_seconds: Option<i64>, now_seconds: i64) -> Created {
+    pub fn created(
+        &mut self,
+        key: &str,
+        timestamp_seconds: Option<i64>,
+        now_seconds: i64,
+    ) -> Created {
         if let Some(seconds) = timestamp_seconds {
-            return Created { seconds, sequence: 0 };
+            return Created {
+                seconds,
+                sequence: 0,
+            };
         }
         if let Some(created) = self.saved.first_seen.get(key) {
             return *created;
         }
         self.saved.next_sequence += 1;
-        let created = Created { seconds: now_seconds, sequence: self.saved.next_sequence };
+        let created = Created {
+            seconds: now_seconds,
+            sequence: self.saved.next_sequence,
+        };
         self.saved.first_seen.insert(key.to_owned(), created);
         self.changed = true;
         created
@@ -290,7 +323,10 @@ impl Ipam {
     /// Remembers that a waypoint has been ready, or forgets it with its Gateway.
     pub fn set_programmed(&mut self, waypoint: &Owner, programmed: bool) {
         let before = if programmed {
-            self.saved.programmed.insert(waypoint.clone(), true).is_some()
+            self.saved
+                .programmed
+                .insert(waypoint.clone(), true)
+                .is_some()
         } else {
             self.saved.programmed.remove(waypoint).is_some()
         };
@@ -311,9 +347,14 @@ impl Ipam {
     fn free_address(&mut self, pool: Pool) -> Option<Ipv4Addr> {
         let [a, b] = pool.prefix();
         let start = self.cursor.get(&pool).copied().unwrap_or(1);
-        let candidates = || (start..=u16::MAX).chain(0..start).filter(|host| usable(*host));
+        let candidates = || {
+            (start..=u16::MAX)
+                .chain(0..start)
+                .filter(|host| usable(*host))
+        };
         let address = |host: u16| Ipv4Addr::new(a, b, host.to_be_bytes()[0], host.to_be_bytes()[1]);
-        let free = candidates().find(|host| !self.holders.contains_key(&IpAddr::V4(address(*host))));
+        let free =
+            candidates().find(|host| !self.holders.contains_key(&IpAddr::V4(address(*host))));
         let host = free.or_else(|| {
             candidates().find(|host| {
                 let holder = self.holders.get(&IpAddr::V4(address(*host)));
@@ -343,7 +384,10 @@ mod tests {
     fn a_restart_gives_the_same_addresses_and_birthdays() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ipam.json");
-        let (reviews, pod) = (Owner::service("default", "reviews"), Owner::pod("default", "reviews-v1"));
+        let (reviews, pod) = (
+            Owner::service("default", "reviews"),
+            Owner::pod("default", "reviews-v1"),
+        );
         let mut first = Ipam::load(&path).unwrap();
         let vip = first.assign(&reviews, Pool::Vips).unwrap();
         let address = first.assign(&pod, Pool::Pods).unwrap();
@@ -351,19 +395,33 @@ mod tests {
         first.save().unwrap();
 
         let mut second = Ipam::load(&path).unwrap();
-        assert_eq!(second.assign(&Owner::pod("default", "other"), Pool::Pods).unwrap(), Ipv4Addr::new(127, 244, 0, 2));
+        assert_eq!(
+            second
+                .assign(&Owner::pod("default", "other"), Pool::Pods)
+                .unwrap(),
+            Ipv4Addr::new(127, 244, 0, 2)
+        );
         assert_eq!(second.assign(&reviews, Pool::Vips).unwrap(), vip);
         assert_eq!(second.assign(&pod, Pool::Pods).unwrap(), address);
-        assert_eq!(second.created("Service/default/reviews", None, 2000), created);
+        assert_eq!(
+            second.created("Service/default/reviews", None, 2000),
+            created
+        );
     }
 
     #[test]
     fn a_named_address_is_refused_when_an_existing_object_has_it() {
         let mut ipam = Ipam::in_memory();
-        let (a, b) = (Owner::service("default", "a"), Owner::service("default", "b"));
+        let (a, b) = (
+            Owner::service("default", "a"),
+            Owner::service("default", "b"),
+        );
         ipam.claim(&a, &[ip("127.96.0.9")]).unwrap();
         let refused = ipam.claim(&b, &[ip("127.96.0.9")]).unwrap_err();
-        assert_eq!(refused.to_string(), "address 127.96.0.9 already belongs to Service/default/a");
+        assert_eq!(
+            refused.to_string(),
+            "address 127.96.0.9 already belongs to Service/default/a"
+        );
         ipam.release(&a);
         ipam.claim(&b, &[ip("127.96.0.9")]).unwrap();
     }
@@ -371,7 +429,10 @@ mod tests {
     #[test]
     fn a_named_address_takes_a_reservation_but_not_an_allocation_in_use() {
         let mut ipam = Ipam::in_memory();
-        let (a, b) = (Owner::service("default", "a"), Owner::service("default", "b"));
+        let (a, b) = (
+            Owner::service("default", "a"),
+            Owner::service("default", "b"),
+        );
         let vip = IpAddr::V4(ipam.assign(&a, Pool::Vips).unwrap());
         assert!(ipam.claim(&b, &[vip]).is_err());
         ipam.release(&a);
@@ -385,7 +446,8 @@ mod tests {
         let a = Owner::pod("default", "a");
         let before = ipam.assign(&a, Pool::Pods).unwrap();
         ipam.release(&a);
-        ipam.assign(&Owner::pod("default", "b"), Pool::Pods).unwrap();
+        ipam.assign(&Owner::pod("default", "b"), Pool::Pods)
+            .unwrap();
         assert_eq!(ipam.assign(&a, Pool::Pods).unwrap(), before);
     }
 
@@ -393,7 +455,11 @@ mod tests {
     fn network_and_broadcast_like_addresses_are_skipped() {
         let mut ipam = Ipam::in_memory();
         let hosts: Vec<u8> = (0..300)
-            .map(|n| ipam.assign(&Owner::pod("default", &n.to_string()), Pool::Pods).unwrap().octets()[3])
+            .map(|n| {
+                ipam.assign(&Owner::pod("default", &n.to_string()), Pool::Pods)
+                    .unwrap()
+                    .octets()[3]
+            })
             .collect();
         assert!(!hosts.contains(&0) && !hosts.contains(&255));
     }

@@ -44,7 +44,8 @@ impl Store {
 
     /// The objects of a kind.
     pub fn of_kind(&self, kind: Kind) -> impl Iterator<Item = (&ObjectKey, &Resource)> {
-        self.range(kind, None).take_while(move |(key, _)| key.kind == kind)
+        self.range(kind, None)
+            .take_while(move |(key, _)| key.kind == kind)
     }
 
     /// The objects of a kind in a namespace.
@@ -54,12 +55,23 @@ impl Store {
         namespace: &'a str,
     ) -> impl Iterator<Item = (&'a ObjectKey, &'a Resource)> {
         self.range(kind, Some(namespace))
-            .take_while(move |(key, _)| key.kind == kind && key.namespace.as_deref() == Some(namespace))
+            .take_while(move |(key, _)| {
+                key.kind == kind && key.namespace.as_deref() == Some(namespace)
+            })
     }
 
-    fn range(&self, kind: Kind, namespace: Option<&str>) -> impl Iterator<Item = (&ObjectKey, &Resource)> {
-        let from = ObjectKey { kind, namespace: namespace.map(str::to_owned), name: String::new() };
-        self.objects.range((Bound::Included(from), Bound::Unbounded))
+    fn range(
+        &self,
+        kind: Kind,
+        namespace: Option<&str>,
+    ) -> impl Iterator<Item = (&ObjectKey, &Resource)> {
+        let from = ObjectKey {
+            kind,
+            namespace: namespace.map(str::to_owned),
+            name: String::new(),
+        };
+        self.objects
+            .range((Bound::Included(from), Bound::Unbounded))
     }
 }
 

@@ -14,8 +14,8 @@ use waymark_api::names::HBONE_PORT;
 use waymark_api::protocol::Protocol;
 use waymark_proto::extension::{self, ServiceExtension, WorkloadExtension};
 use waymark_proto::workload::{
-    self as proto, Address, Extension, GatewayAddress, LoadBalancing, NamespacedHostname, NetworkAddress, Port, PortList,
-    address, gateway_address, load_balancing,
+    self as proto, Address, Extension, GatewayAddress, LoadBalancing, NamespacedHostname,
+    NetworkAddress, Port, PortList, address, gateway_address, load_balancing,
 };
 use xxhash_rust::xxh64::xxh64;
 
@@ -55,9 +55,17 @@ pub enum AddressKind {
 
 impl Published {
     fn new(name: String, kind: AddressKind, address: address::Type) -> Self {
-        let body = Address { r#type: Some(address) }.encode_to_vec();
+        let body = Address {
+            r#type: Some(address),
+        }
+        .encode_to_vec();
         let version = format!("{:x}", xxh64(&body, 0));
-        Self { name: name.into(), kind, body: body.into(), version }
+        Self {
+            name: name.into(),
+            kind,
+            body: body.into(),
+            version,
+        }
     }
 }
 
@@ -65,17 +73,31 @@ impl Published {
 pub fn service(index: &Index, service: &Service) -> Published {
     let namespace = index.namespace(&service.key.namespace);
     let waypoint = ready_waypoint(index, index.service_binding(&service.key));
-    let ingress = service.ingress_use_waypoint.or(namespace.ingress_use_waypoint).unwrap_or(false);
-    let enforcement = service.enforcement.or(namespace.enforcement).or_else(|| waypoint.and_then(|w| w.1));
-    let extension = ServiceExtension { enforcement: wire_enforcement(enforcement) };
+    let ingress = service
+        .ingress_use_waypoint
+        .or(namespace.ingress_use_waypoint)
+        .unwrap_or(false);
+    let enforcement = service
+        .enforcement
+        .or(namespace.enforcement)
+        .or_else(|| waypoint.and_then(|w| w.1));
+    let extension = ServiceExtension {
+        enforcement: wire_enforcement(enforcement),
+    };
     let resource = proto::Service {
         name: service.name.as_ref().to_owned(),
         namespace: service.key.namespace.as_ref().to_owned(),
         hostname: service.key.host.as_ref().to_owned(),
-        addresses: service.vips.iter().map(|vip| network_address(*vip)).collect(),
+        addresses: service
+            .vips
+            .iter()
+            .map(|vip| network_address(*vip))
+            .collect(),
         ports: service.ports.iter().map(service_port).collect(),
         subject_alt_names: service.subject_alt_names.clone(),
-        waypoint: waypoint.map(|(key, _)| gateway_address(index, key)).unwrap_or_default(),
+        waypoint: waypoint
+            .map(|(key, _)| gateway_address(index, key))
+            .unwrap_or_default(),
         load_balancing: load_balancing(service, namespace.traffic_distribution),
         ip_families: match service.ip_families {
             IpFamilies::Automatic => proto::IpFamilies::Automatic,
@@ -85,12 +107,18 @@ pub fn service(index: &Index, service: &Service) -> Published {
         }
         .into(),
         extensions: extension_of(SERVICE_EXTENSION, &extension),
-        canonical: index.canonical(&service.key.host).is_some_and(|canonical| canonical.key == service.key),
+        canonical: index
+            .canonical(&service.key.host)
+            .is_some_and(|canonical| canonical.key == service.key),
         ingress_use_waypoint: ingress && waypoint.is_some(),
         weighted_waypoints: Vec::new(),
         visibility: proto::service::Visibility::Public.into(),
     };
-    Published::new(service.key.to_string(), AddressKind::Service, address::Type::Service(resource))
+    Published::new(
+        service.key.to_string(),
+        AddressKind::Service,
+        address::Type::Service(resource),
+    )
 }
 
 /// The resource of a workload.
@@ -138,13 +166,14 @@ pub fn workload(index: &Index, workload: &Workload) -> Published {
         }
         .into(),
         cluster_id: mesh.cluster_id.clone(),
-        locality: index.locality(workload).filter(|locality| **locality != Default::default()).map(|locality| {
-            proto::Locality {
+        locality: index
+            .locality(workload)
+            .filter(|locality| **locality != Default::default())
+            .map(|locality| proto::Locality {
                 region: locality.region.clone(),
                 zone: locality.zone.clone(),
                 subzone: locality.subzone.clone(),
-            }
-        }),
+            }),
         network_mode: if workload.host_network {
             proto::NetworkMode::HostNetwork
         } else {
@@ -154,18 +183,33 @@ pub fn workload(index: &Index, workload: &Workload) -> Published {
         extensions: extension_of(WORKLOAD_EXTENSION, &workload_extension(index, workload)),
         capacity: workload.weight,
     };
-    Published::new(workload.uid.as_str().to_owned(), AddressKind::Workload, address::Type::Workload(resource))
+    Published::new(
+        workload.uid.as_str().to_owned(),
+        AddressKind::Workload,
+        address::Type::Workload(resource),
+    )
 }
 
 fn services(index: &Index, workload: &Workload) -> std::collections::BTreeMap<String, PortList> {
-    let of = index.members().of_workload(&workload.uid).filter_map(|key| index.service(key));
+    let of = index
+        .members()
+        .of_workload(&workload.uid)
+        .filter_map(|key| index.service(key));
     of.map(|service| {
-        let ports = service.targets(workload).into_iter().map(|(service_port, target_port)| Port {
-            service_port: service_port.into(),
-            target_port: target_port.into(),
-            app_protocol: proto::AppProtocol::Unknown.into(),
-        });
-        (service.key.to_string(), PortList { ports: ports.collect() })
+        let ports = service
+            .targets(workload)
+            .into_iter()
+            .map(|(service_port, target_port)| Port {
+                service_port: service_port.into(),
+                target_port: target_port.into(),
+                app_protocol: proto::AppProtocol::Unknown.into(),
+            });
+        (
+            service.key.to_string(),
+            PortList {
+                ports: ports.collect(),
+            },
+        )
     })
     .collect()
 }
@@ -174,7 +218,9 @@ fn services(index: &Index, workload: &Workload) -> std::collections::BTreeMap<St
 fn workload_extension(index: &Index, workload: &Workload) -> WorkloadExtension {
     let namespace = index.namespace(&workload.namespace);
     let waypoint = ready_waypoint(index, index.workload_binding(&workload.uid));
-    let inherited = namespace.enforcement.or_else(|| waypoint.and_then(|(_, enforcement)| enforcement));
+    let inherited = namespace
+        .enforcement
+        .or_else(|| waypoint.and_then(|(_, enforcement)| enforcement));
     let numbers = |ports: &[u16]| ports.iter().copied().map(u32::from).collect();
     WorkloadExtension {
         ports: numbers(&workload.declared_ports),
@@ -185,16 +231,28 @@ fn workload_extension(index: &Index, workload: &Workload) -> WorkloadExtension {
     }
 }
 
-fn extension_of<M: Message + Name + Default + PartialEq>(name: &str, message: &M) -> Vec<Extension> {
+fn extension_of<M: Message + Name + Default + PartialEq>(
+    name: &str,
+    message: &M,
+) -> Vec<Extension> {
     if *message == M::default() {
         return Vec::new();
     }
-    let config = prost_types::Any { type_url: M::type_url(), value: message.encode_to_vec() };
-    vec![Extension { name: name.to_owned(), config: Some(config) }]
+    let config = prost_types::Any {
+        type_url: M::type_url(),
+        value: message.encode_to_vec(),
+    };
+    vec![Extension {
+        name: name.to_owned(),
+        config: Some(config),
+    }]
 }
 
 /// The waypoint that node proxies are told of, with its own word on enforcement: only one that has ever been ready.
-fn ready_waypoint<'a>(index: &'a Index, binding: &'a Binding) -> Option<(&'a WaypointKey, Option<Enforcement>)> {
+fn ready_waypoint<'a>(
+    index: &'a Index,
+    binding: &'a Binding,
+) -> Option<(&'a WaypointKey, Option<Enforcement>)> {
     match binding {
         Binding::Bound(key) if index.is_programmed(key) => {
             Some((key, index.waypoints().find(key)?.enforcement))
@@ -206,15 +264,25 @@ fn ready_waypoint<'a>(index: &'a Index, binding: &'a Binding) -> Option<(&'a Way
 fn gateway_address(index: &Index, key: &WaypointKey) -> Option<GatewayAddress> {
     use gateway_address::Destination;
     let waypoint = index.waypoints().find(key)?;
-    let hostname = |hostname: String| NamespacedHostname { namespace: key.namespace.clone(), hostname };
-    let destination = match &waypoint.instance {
-        Instance::Deployed(deployment) => {
-            Destination::Hostname(hostname(waymark_api::host::service_host(&deployment.name, &key.namespace)))
-        }
-        Instance::External(WaypointAddress::Hostname(host)) => Destination::Hostname(hostname(host.as_ref().to_owned())),
-        Instance::External(WaypointAddress::Ip(ip)) => Destination::Address(network_address((*ip).into())),
+    let hostname = |hostname: String| NamespacedHostname {
+        namespace: key.namespace.clone(),
+        hostname,
     };
-    Some(GatewayAddress { destination: Some(destination), hbone_mtls_port: HBONE_PORT.into() })
+    let destination = match &waypoint.instance {
+        Instance::Deployed(deployment) => Destination::Hostname(hostname(
+            waymark_api::host::service_host(&deployment.name, &key.namespace),
+        )),
+        Instance::External(WaypointAddress::Hostname(host)) => {
+            Destination::Hostname(hostname(host.as_ref().to_owned()))
+        }
+        Instance::External(WaypointAddress::Ip(ip)) => {
+            Destination::Address(network_address((*ip).into()))
+        }
+    };
+    Some(GatewayAddress {
+        destination: Some(destination),
+        hbone_mtls_port: HBONE_PORT.into(),
+    })
 }
 
 fn network_address(net: IpNet) -> NetworkAddress {
@@ -258,22 +326,29 @@ fn service_port(port: &crate::index::service::ServicePort) -> Port {
     }
 }
 
-fn load_balancing(service: &Service, inherited: Option<TrafficDistribution>) -> Option<LoadBalancing> {
+fn load_balancing(
+    service: &Service,
+    inherited: Option<TrafficDistribution>,
+) -> Option<LoadBalancing> {
     use load_balancing::{HealthPolicy, Mode, Scope};
     let near = [Scope::Network, Scope::Region, Scope::Zone];
-    let (scopes, mode) = if service.resolution == Resolution::Passthrough && service.registry.is_service_entry() {
-        (Vec::new(), Mode::Passthrough)
-    } else if service.node_local {
-        (vec![Scope::Node], Mode::Strict)
-    } else {
-        match service.traffic_distribution.or(inherited) {
-            Some(TrafficDistribution::PreferSameZone) => (near.to_vec(), Mode::Failover),
-            Some(TrafficDistribution::PreferSameNode) => {
-                (near.into_iter().chain([Scope::Subzone, Scope::Node]).collect(), Mode::Failover)
+    let (scopes, mode) =
+        if service.resolution == Resolution::Passthrough && service.registry.is_service_entry() {
+            (Vec::new(), Mode::Passthrough)
+        } else if service.node_local {
+            (vec![Scope::Node], Mode::Strict)
+        } else {
+            match service.traffic_distribution.or(inherited) {
+                Some(TrafficDistribution::PreferSameZone) => (near.to_vec(), Mode::Failover),
+                Some(TrafficDistribution::PreferSameNode) => (
+                    near.into_iter()
+                        .chain([Scope::Subzone, Scope::Node])
+                        .collect(),
+                    Mode::Failover,
+                ),
+                Some(TrafficDistribution::Any) | None => (Vec::new(), Mode::UnspecifiedMode),
             }
-            Some(TrafficDistribution::Any) | None => (Vec::new(), Mode::UnspecifiedMode),
-        }
-    };
+        };
     let allow_all = service.publish_not_ready || mode == Mode::Passthrough;
     if mode == Mode::UnspecifiedMode && !allow_all {
         return None;
@@ -281,7 +356,12 @@ fn load_balancing(service: &Service, inherited: Option<TrafficDistribution>) -> 
     Some(LoadBalancing {
         routing_preference: scopes.into_iter().map(Into::into).collect(),
         mode: mode.into(),
-        health_policy: if allow_all { HealthPolicy::AllowAll } else { HealthPolicy::OnlyHealthy }.into(),
+        health_policy: if allow_all {
+            HealthPolicy::AllowAll
+        } else {
+            HealthPolicy::OnlyHealthy
+        }
+        .into(),
     })
 }
 

@@ -19,8 +19,14 @@ use crate::index::workload::{Health, Origin, Tunnel, Workload};
 use crate::ipam::{Created, Owner, Pool};
 
 impl Facts {
-    pub(super) fn gateway(&mut self, key: &ObjectKey, gateway: &Gateway) -> Result<Vec<Fact>, Refused> {
-        let Some(instance) = self.instance(gateway)? else { return Ok(self.no_gateway(key)) };
+    pub(super) fn gateway(
+        &mut self,
+        key: &ObjectKey,
+        gateway: &Gateway,
+    ) -> Result<Vec<Fact>, Refused> {
+        let Some(instance) = self.instance(gateway)? else {
+            return Ok(self.no_gateway(key));
+        };
         let waypoint = Waypoint {
             key: waypoint_key(key),
             created: self.created(key, &gateway.meta),
@@ -38,7 +44,12 @@ impl Facts {
         };
         let (services, workloads) = match waypoint.deployment() {
             Some(deployment) => (
-                vec![waypoint_service(&waypoint.key, gateway, deployment, waypoint.created)],
+                vec![waypoint_service(
+                    &waypoint.key,
+                    gateway,
+                    deployment,
+                    waypoint.created,
+                )],
                 self.replicas(&waypoint.key, gateway, deployment),
             ),
             None => (Vec::new(), Vec::new()),
@@ -56,7 +67,8 @@ impl Facts {
     pub(super) fn no_gateway(&mut self, key: &ObjectKey) -> Vec<Fact> {
         let waypoint = waypoint_key(key);
         self.ready.retain(|(of, _), _| *of != waypoint);
-        self.ipam.set_programmed(&Owner::waypoint(&waypoint.namespace, &waypoint.name), false);
+        self.ipam
+            .set_programmed(&Owner::waypoint(&waypoint.namespace, &waypoint.name), false);
         vec![
             Fact::Services(key.clone(), Vec::new()),
             Fact::Workloads(key.clone(), Vec::new()),
@@ -68,11 +80,14 @@ impl Facts {
     /// Who runs the waypoint of a Gateway. A host name, or several addresses, say that somebody else does.
     fn instance(&mut self, gateway: &Gateway) -> Result<Option<Instance>, Refused> {
         let addresses = &gateway.spec.addresses;
-        let elsewhere = addresses.len() > 1 || matches!(addresses.first(), Some(GatewayAddress::Hostname(_)));
+        let elsewhere =
+            addresses.len() > 1 || matches!(addresses.first(), Some(GatewayAddress::Hostname(_)));
         if elsewhere {
             // A host name is preferred wherever it stands.
             let hostname = addresses.iter().find_map(|address| match address {
-                GatewayAddress::Hostname(host) => Some(WaypointAddress::Hostname(host.as_str().into())),
+                GatewayAddress::Hostname(host) => {
+                    Some(WaypointAddress::Hostname(host.as_str().into()))
+                }
                 GatewayAddress::Ip(_) => None,
             });
             let ip = addresses.iter().find_map(|address| match address {
@@ -103,7 +118,10 @@ impl Facts {
     /// Whether the waypoint has an address: from its first ready replica on, and for as long as it exists.
     fn programmed(&mut self, waypoint: &WaypointKey, deployed: bool) -> bool {
         let owner = Owner::waypoint(&waypoint.namespace, &waypoint.name);
-        let ready = self.ready.iter().any(|((of, _), ready)| of == waypoint && *ready);
+        let ready = self
+            .ready
+            .iter()
+            .any(|((of, _), ready)| of == waypoint && *ready);
         if deployed && ready {
             self.ipam.set_programmed(&owner, true);
         }
@@ -111,18 +129,31 @@ impl Facts {
     }
 
     fn class_traffic(&self, class: &str) -> Option<TrafficType> {
-        let key = ObjectKey { kind: Kind::GatewayClass, namespace: None, name: class.to_owned() };
+        let key = ObjectKey {
+            kind: Kind::GatewayClass,
+            namespace: None,
+            name: class.to_owned(),
+        };
         match self.store.find(&key)? {
             Resource::GatewayClass(class) => class.meta.mesh.waypoint_for,
             _ => None,
         }
     }
 
-    fn replicas(&self, waypoint: &WaypointKey, gateway: &Gateway, deployment: &Deployment) -> Vec<Workload> {
+    fn replicas(
+        &self,
+        waypoint: &WaypointKey,
+        gateway: &Gateway,
+        deployment: &Deployment,
+    ) -> Vec<Workload> {
         let labels = replica_labels(gateway, &deployment.name);
         let replica = |(ordinal, address): (u32, &IpAddr)| {
             let name = replica_name(&deployment.name, ordinal);
-            let ready = self.ready.get(&(waypoint.clone(), ordinal)).copied().unwrap_or(false);
+            let ready = self
+                .ready
+                .get(&(waypoint.clone(), ordinal))
+                .copied()
+                .unwrap_or(false);
             Workload {
                 uid: Uid::pod(&self.settings.cluster_id, &waypoint.namespace, &name),
                 origin: Origin::Replica(waypoint.clone()),
@@ -135,7 +166,11 @@ impl Facts {
                 node: self.settings.node_name.clone(),
                 network: "".into(),
                 locality: None,
-                health: if ready { Health::Healthy } else { Health::Unhealthy },
+                health: if ready {
+                    Health::Healthy
+                } else {
+                    Health::Unhealthy
+                },
                 tunnel: Tunnel::NativeHbone,
                 host_network: false,
                 workload_name: deployment.name.clone(),
@@ -172,12 +207,22 @@ pub(crate) fn replica_labels(gateway: &Gateway, deployment: &str) -> BTreeMap<St
         .filter(|(name, _)| !name.starts_with("gateway.networking.k8s.io/"))
         .map(|(name, value)| (name.clone(), value.clone()))
         .collect();
-    labels.entry(names::CANONICAL_NAME.to_owned()).or_insert_with(|| deployment.to_owned());
-    labels.entry(names::CANONICAL_REVISION.to_owned()).or_insert_with(|| "latest".to_owned());
+    labels
+        .entry(names::CANONICAL_NAME.to_owned())
+        .or_insert_with(|| deployment.to_owned());
+    labels
+        .entry(names::CANONICAL_REVISION.to_owned())
+        .or_insert_with(|| "latest".to_owned());
     labels.insert(names::DATAPLANE_MODE.to_owned(), "none".to_owned());
     labels.insert(names::GATEWAY_NAME.to_owned(), gateway.meta.name.clone());
-    labels.insert(names::GATEWAY_CLASS_NAME.to_owned(), gateway.spec.class_name.clone());
-    labels.insert(names::GATEWAY_MANAGED.to_owned(), names::MANAGED_MESH_CONTROLLER.to_owned());
+    labels.insert(
+        names::GATEWAY_CLASS_NAME.to_owned(),
+        gateway.spec.class_name.clone(),
+    );
+    labels.insert(
+        names::GATEWAY_MANAGED.to_owned(),
+        names::MANAGED_MESH_CONTROLLER.to_owned(),
+    );
     labels
 }
 
@@ -190,9 +235,18 @@ pub(super) fn requested_address(gateway: &Gateway) -> Option<Vec<IpAddr>> {
 }
 
 /// The Service in front of a deployed waypoint: its listeners' ports, always with HBONE's.
-fn waypoint_service(key: &WaypointKey, gateway: &Gateway, deployment: &Deployment, created: Created) -> Service {
+fn waypoint_service(
+    key: &WaypointKey,
+    gateway: &Gateway,
+    deployment: &Deployment,
+    created: Created,
+) -> Service {
     let mut ports: Vec<ServicePort> = Vec::new();
-    let listeners = gateway.spec.listeners.iter().map(|listener| (listener.name.as_str(), listener.port));
+    let listeners = gateway
+        .spec
+        .listeners
+        .iter()
+        .map(|listener| (listener.name.as_str(), listener.port));
     for (name, number) in listeners.chain([("mesh", names::HBONE_PORT)]) {
         if ports.iter().all(|port| port.number != number) {
             ports.push(ServicePort {

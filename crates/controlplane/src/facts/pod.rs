@@ -42,7 +42,11 @@ impl Facts {
             name: meta.name.as_str().into(),
             hostname: None,
             service_account: pod.spec.service_account_name.as_str().into(),
-            node: pod.spec.node_name.as_deref().map_or_else(|| self.settings.node_name.clone(), Arc::from),
+            node: pod
+                .spec
+                .node_name
+                .as_deref()
+                .map_or_else(|| self.settings.node_name.clone(), Arc::from),
             network: meta.label(names::NETWORK).unwrap_or_default().into(),
             locality: None,
             // Nobody probes the pods of a directory: they are ready unless their manifest says otherwise.
@@ -72,14 +76,25 @@ impl Facts {
     /// The pods of a directory are taken to be captured, unless they or their namespace opt out.
     fn pod_tunnel(&self, pod: &Pod) -> Tunnel {
         let mesh = &pod.meta.mesh;
-        let namespace = ObjectKey { kind: Kind::Namespace, namespace: None, name: pod.meta.namespace.clone() };
-        let inherited = self.store.find(&namespace).and_then(|namespace| namespace.meta().mesh.dataplane_mode);
-        let is_waypoint = pod.meta.label(names::GATEWAY_MANAGED) == Some(names::MANAGED_MESH_CONTROLLER);
+        let namespace = ObjectKey {
+            kind: Kind::Namespace,
+            namespace: None,
+            name: pod.meta.namespace.clone(),
+        };
+        let inherited = self
+            .store
+            .find(&namespace)
+            .and_then(|namespace| namespace.meta().mesh.dataplane_mode);
+        let is_waypoint =
+            pod.meta.label(names::GATEWAY_MANAGED) == Some(names::MANAGED_MESH_CONTROLLER);
         if mesh.native_tunnel || is_waypoint {
             return Tunnel::NativeHbone;
         }
         let out = mesh.dataplane_mode.or(inherited) == Some(DataplaneMode::None)
-            || matches!(mesh.redirection, Some(Redirection::Disabled | Redirection::Pending))
+            || matches!(
+                mesh.redirection,
+                Some(Redirection::Disabled | Redirection::Pending)
+            )
             || pod.spec.host_network;
         if out { Tunnel::None } else { Tunnel::Hbone }
     }
@@ -96,7 +111,12 @@ impl Facts {
                 (false, false) => Tunnel::None,
             },
             // Upstream's default for a workload with an identity.
-            service_account: entry.spec.service_account.as_deref().unwrap_or("default").into(),
+            service_account: entry
+                .spec
+                .service_account
+                .as_deref()
+                .unwrap_or("default")
+                .into(),
             canonical_name: canonical_name(&labels, &meta.name),
             canonical_revision: canonical_revision(&labels),
             use_waypoint: meta.mesh.use_waypoint.clone(),
@@ -111,32 +131,67 @@ impl Facts {
         let meta = &slice.meta;
         let usable = slice.address_type != AddressType::Fqdn;
         let Some(service) = slice.service_name.as_deref().filter(|_| usable) else {
-            return vec![Fact::Workloads(key.clone(), Vec::new()), Fact::SliceTargets(key.clone(), None)];
+            return vec![
+                Fact::Workloads(key.clone(), Vec::new()),
+                Fact::SliceTargets(key.clone(), None),
+            ];
         };
-        let service = ServiceKey::new(meta.namespace.as_str(), service_host(service, &meta.namespace));
-        let present = || slice.endpoints.iter().filter(|endpoint| endpoint.terminating != Some(true));
-        let targets = present().filter_map(|endpoint| self.target_pod(meta, endpoint)).collect();
+        let service = ServiceKey::new(
+            meta.namespace.as_str(),
+            service_host(service, &meta.namespace),
+        );
+        let present = || {
+            slice
+                .endpoints
+                .iter()
+                .filter(|endpoint| endpoint.terminating != Some(true))
+        };
+        let targets = present()
+            .filter_map(|endpoint| self.target_pod(meta, endpoint))
+            .collect();
         let workloads = present()
             .filter(|endpoint| self.target_pod(meta, endpoint).is_none())
             .flat_map(|endpoint| endpoint.addresses.iter().map(move |ip| (endpoint, *ip)))
             .map(|(endpoint, ip)| self.slice_address(slice, &service, endpoint, ip))
             .collect();
-        vec![Fact::Workloads(key.clone(), workloads), Fact::SliceTargets(key.clone(), Some((service, targets)))]
+        vec![
+            Fact::Workloads(key.clone(), workloads),
+            Fact::SliceTargets(key.clone(), Some((service, targets))),
+        ]
     }
 
     fn target_pod(&self, meta: &ObjectMeta, endpoint: &Endpoint) -> Option<Uid> {
-        let target = endpoint.target_ref.as_ref().filter(|target| target.kind == "Pod")?;
+        let target = endpoint
+            .target_ref
+            .as_ref()
+            .filter(|target| target.kind == "Pod")?;
         let namespace = target.namespace.as_deref().unwrap_or(&meta.namespace);
-        (namespace == meta.namespace).then(|| Uid::pod(&self.settings.cluster_id, namespace, &target.name))
+        (namespace == meta.namespace)
+            .then(|| Uid::pod(&self.settings.cluster_id, namespace, &target.name))
     }
 
-    fn slice_address(&self, slice: &EndpointSlice, service: &ServiceKey, endpoint: &Endpoint, ip: IpAddr) -> Workload {
+    fn slice_address(
+        &self,
+        slice: &EndpointSlice,
+        service: &ServiceKey,
+        endpoint: &Endpoint,
+        ip: IpAddr,
+    ) -> Workload {
         let meta = &slice.meta;
-        let tcp = slice.ports.iter().filter(|port| port.transport == Transport::Tcp);
-        let ports: BTreeMap<String, u16> =
-            tcp.filter_map(|port| Some((port.name.clone().unwrap_or_default(), port.port?))).collect();
+        let tcp = slice
+            .ports
+            .iter()
+            .filter(|port| port.transport == Transport::Tcp);
+        let ports: BTreeMap<String, u16> = tcp
+            .filter_map(|port| Some((port.name.clone().unwrap_or_default(), port.port?)))
+            .collect();
         Workload {
-            uid: Uid::slice_address(&self.settings.cluster_id, &meta.namespace, &meta.name, &ip.to_string()),
+            uid: Uid::slice_address(
+                &self.settings.cluster_id,
+                &meta.namespace,
+                &meta.name,
+                &ip.to_string(),
+            ),
             origin: Origin::SliceAddress,
             namespace: meta.namespace.as_str().into(),
             name: meta.name.as_str().into(),
@@ -147,7 +202,11 @@ impl Facts {
             node: endpoint.node_name.as_deref().unwrap_or_default().into(),
             network: "".into(),
             locality: None,
-            health: if endpoint.ready == Some(false) { Health::Unhealthy } else { Health::Healthy },
+            health: if endpoint.ready == Some(false) {
+                Health::Unhealthy
+            } else {
+                Health::Healthy
+            },
             tunnel: Tunnel::None,
             host_network: true,
             workload_name: "".into(),
@@ -167,21 +226,38 @@ impl Facts {
 
 /// Name that telemetry knows a workload's service by.
 pub(super) fn canonical_name(labels: &BTreeMap<String, String>, otherwise: &str) -> String {
-    first_label(labels, &[names::CANONICAL_NAME, names::APP_KUBERNETES_NAME, "app"], otherwise)
+    first_label(
+        labels,
+        &[names::CANONICAL_NAME, names::APP_KUBERNETES_NAME, "app"],
+        otherwise,
+    )
 }
 
 /// Revision that telemetry knows a workload by.
 pub(super) fn canonical_revision(labels: &BTreeMap<String, String>) -> String {
-    first_label(labels, &[names::CANONICAL_REVISION, names::APP_KUBERNETES_VERSION, "version"], "latest")
+    first_label(
+        labels,
+        &[
+            names::CANONICAL_REVISION,
+            names::APP_KUBERNETES_VERSION,
+            "version",
+        ],
+        "latest",
+    )
 }
 
 fn first_label(labels: &BTreeMap<String, String>, of: &[&str], otherwise: &str) -> String {
-    of.iter().find_map(|name| labels.get(*name)).map_or(otherwise, String::as_str).to_owned()
+    of.iter()
+        .find_map(|name| labels.get(*name))
+        .map_or(otherwise, String::as_str)
+        .to_owned()
 }
 
 /// The name of what made a pod: its Deployment rather than its ReplicaSet, its CronJob rather than its Job.
 fn controller_name(meta: &ObjectMeta) -> String {
-    let Some(owner) = meta.owner_references.iter().find(|owner| owner.controller) else { return meta.name.clone() };
+    let Some(owner) = meta.owner_references.iter().find(|owner| owner.controller) else {
+        return meta.name.clone();
+    };
     let shorter = match owner.kind.as_str() {
         "ReplicaSet" => meta
             .label("pod-template-hash")
@@ -199,8 +275,17 @@ fn controller_name(meta: &ObjectMeta) -> String {
 }
 
 fn named_ports(pod: &Pod) -> BTreeMap<String, u16> {
-    let sidecars = pod.spec.init_containers.iter().filter(|container| container.restarts_always);
-    let ports = pod.spec.containers.iter().chain(sidecars).flat_map(|container| &container.ports);
+    let sidecars = pod
+        .spec
+        .init_containers
+        .iter()
+        .filter(|container| container.restarts_always);
+    let ports = pod
+        .spec
+        .containers
+        .iter()
+        .chain(sidecars)
+        .flat_map(|container| &container.ports);
     let mut named = BTreeMap::new();
     for port in ports.filter(|port| port.transport == Transport::Tcp) {
         if let Some(name) = &port.name {
@@ -232,7 +317,10 @@ mod tests {
 
     fn owned_by(kind: &str, name: &str, labels: &[(&str, &str)]) -> ObjectMeta {
         let mut meta = ObjectMeta::named("default", "the-pod");
-        meta.labels = labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        meta.labels = labels
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect();
         meta.owner_references.push(OwnerReference {
             api_version: "apps/v1".to_owned(),
             kind: kind.to_owned(),
@@ -247,7 +335,14 @@ mod tests {
     fn a_workload_is_named_after_what_a_person_made() {
         let cases = [
             (ObjectMeta::named("default", "the-pod"), "the-pod"),
-            (owned_by("ReplicaSet", "reviews-v1-abc12", &[("pod-template-hash", "abc12")]), "reviews-v1"),
+            (
+                owned_by(
+                    "ReplicaSet",
+                    "reviews-v1-abc12",
+                    &[("pod-template-hash", "abc12")],
+                ),
+                "reviews-v1",
+            ),
             (owned_by("ReplicaSet", "reviews-v1", &[]), "reviews-v1"),
             (owned_by("StatefulSet", "db", &[]), "db"),
             (owned_by("Job", "nightly-28401234", &[]), "nightly"),
@@ -261,7 +356,10 @@ mod tests {
     #[test]
     fn canonical_names_come_from_the_first_label_that_is_there() {
         let labels = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
-            pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+            pairs
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+                .collect()
         };
         let both = labels(&[("app", "a"), (names::APP_KUBERNETES_NAME, "b")]);
         assert_eq!(canonical_name(&both, "w"), "b");

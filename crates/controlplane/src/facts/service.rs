@@ -8,7 +8,9 @@ use waymark_api::ambient::UseWaypoint;
 use waymark_api::istio::ServiceEntry;
 use waymark_api::istio::service_entry::{Location, Resolution as EntryResolution};
 use waymark_api::istio::workload_entry::{WorkloadAddress, WorkloadEntrySpec};
-use waymark_api::k8s::{ClusterIps, IpFamily, Service as KubernetesService, ServiceType, TargetPort};
+use waymark_api::k8s::{
+    ClusterIps, IpFamily, Service as KubernetesService, ServiceType, TargetPort,
+};
 use waymark_api::meta::{Kind, ObjectKey};
 use waymark_api::{ObjectMeta, names};
 
@@ -19,7 +21,10 @@ use crate::index::workload::{Health, Origin, Tunnel, Workload};
 use crate::ipam::{Owner, Pool};
 
 impl Facts {
-    pub(super) fn kubernetes_service(&mut self, service: &KubernetesService) -> Result<Vec<Service>, Refused> {
+    pub(super) fn kubernetes_service(
+        &mut self,
+        service: &KubernetesService,
+    ) -> Result<Vec<Service>, Refused> {
         let (meta, spec) = (&service.meta, &service.spec);
         if matches!(spec.service_type, ServiceType::ExternalName(_)) {
             return Ok(Vec::new());
@@ -27,7 +32,9 @@ impl Facts {
         let vips = match &spec.cluster_ips {
             ClusterIps::Headless => Vec::new(),
             ClusterIps::Given(addresses) => addresses.clone(),
-            ClusterIps::Unset => vec![self.allocate(&Owner::service(&meta.namespace, &meta.name), Pool::Vips)?],
+            ClusterIps::Unset => {
+                vec![self.allocate(&Owner::service(&meta.namespace, &meta.name), Pool::Vips)?]
+            }
         };
         let port = |port: &waymark_api::k8s::ServicePort| ServicePort {
             number: port.port,
@@ -113,7 +120,9 @@ impl Facts {
     /// The endpoints that a ServiceEntry lists, or the hosts themselves where DNS is to say and nothing is listed.
     pub(super) fn inline_endpoints(&self, entry: &ServiceEntry) -> Vec<Workload> {
         let meta = &entry.meta;
-        let key = |host: &waymark_api::host::Host| ServiceKey::new(meta.namespace.as_str(), host.as_str());
+        let key = |host: &waymark_api::host::Host| {
+            ServiceKey::new(meta.namespace.as_str(), host.as_str())
+        };
         let implicit = entry.endpoints.is_empty()
             && entry.workload_selector.is_none()
             && matches!(
@@ -137,7 +146,11 @@ impl Facts {
             return entry.hosts.iter().map(endpoint).collect();
         }
         let services: BTreeSet<ServiceKey> = entry.hosts.iter().map(key).collect();
-        entry.endpoints.iter().map(|spec| self.inline_endpoint(meta, spec, services.clone(), false)).collect()
+        entry
+            .endpoints
+            .iter()
+            .map(|spec| self.inline_endpoint(meta, spec, services.clone(), false))
+            .collect()
     }
 
     fn inline_endpoint(
@@ -151,11 +164,20 @@ impl Facts {
             WorkloadAddress::Ip(ip) => ip.to_string(),
             WorkloadAddress::Hostname(name) => name.clone(),
         };
-        let uid = Uid::service_entry_endpoint(&self.settings.cluster_id, &meta.namespace, &meta.name, &text);
+        let uid = Uid::service_entry_endpoint(
+            &self.settings.cluster_id,
+            &meta.namespace,
+            &meta.name,
+            &text,
+        );
         Workload {
             explicit_services: services,
             use_waypoint: use_waypoint_label(&spec.labels),
-            tunnel: if meta.mesh.native_tunnel { Tunnel::NativeHbone } else { Tunnel::None },
+            tunnel: if meta.mesh.native_tunnel {
+                Tunnel::NativeHbone
+            } else {
+                Tunnel::None
+            },
             canonical_name: super::pod::canonical_name(&meta.labels, &meta.name),
             canonical_revision: super::pod::canonical_revision(&meta.labels),
             labels: spec.labels.clone(),
@@ -165,7 +187,12 @@ impl Facts {
 }
 
 /// What a WorkloadEntry and an inline endpoint have in common.
-pub(super) fn entry_workload(uid: Uid, origin: Origin, meta: &ObjectMeta, spec: &WorkloadEntrySpec) -> Workload {
+pub(super) fn entry_workload(
+    uid: Uid,
+    origin: Origin,
+    meta: &ObjectMeta,
+    spec: &WorkloadEntrySpec,
+) -> Workload {
     let (addresses, hostname): (Vec<IpAddr>, _) = match &spec.address {
         WorkloadAddress::Ip(ip) => (vec![*ip], None),
         WorkloadAddress::Hostname(name) => (Vec::new(), Some(name.clone())),
@@ -223,7 +250,7 @@ fn use_waypoint_label(labels: &BTreeMap<String, String>) -> Option<UseWaypoint> 
 }
 
 fn is_managed(labels: &BTreeMap<String, String>) -> bool {
-    labels
-        .get(names::GATEWAY_MANAGED)
-        .is_some_and(|by| by == names::MANAGED_MESH_CONTROLLER || by == names::MANAGED_EAST_WEST_CONTROLLER)
+    labels.get(names::GATEWAY_MANAGED).is_some_and(|by| {
+        by == names::MANAGED_MESH_CONTROLLER || by == names::MANAGED_EAST_WEST_CONTROLLER
+    })
 }

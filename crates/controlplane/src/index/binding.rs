@@ -79,7 +79,9 @@ impl Refusal {
         match self {
             Self::NotReady => format!("waypoint \"{waypoint}\" is not ready"),
             Self::AttachmentDenied => {
-                format!("we are not permitted to attach to waypoint \"{waypoint}\" (missing allowedRoutes?)")
+                format!(
+                    "we are not permitted to attach to waypoint \"{waypoint}\" (missing allowedRoutes?)"
+                )
             }
             Self::UnsupportedTrafficType(target) => format!(
                 "attempting to bind to traffic type \"{}\" which the waypoint \"{waypoint}\" does not support",
@@ -136,11 +138,17 @@ impl Waypoints {
 
     /// Whether some waypoint selects namespaces by their labels.
     pub fn any_by_selector(&self) -> bool {
-        self.by_key.values().any(|waypoint| matches!(waypoint.allowed, AllowedNamespaces::Selector(_)))
+        self.by_key
+            .values()
+            .any(|waypoint| matches!(waypoint.allowed, AllowedNamespaces::Selector(_)))
     }
 
     /// Puts a waypoint in place of its former self, or takes it away.
-    pub fn replace(&mut self, key: &WaypointKey, new: Option<Arc<Waypoint>>) -> Option<Arc<Waypoint>> {
+    pub fn replace(
+        &mut self,
+        key: &WaypointKey,
+        new: Option<Arc<Waypoint>>,
+    ) -> Option<Arc<Waypoint>> {
         let old = self.by_key.remove(key);
         if let Some(old) = &old {
             self.unlist(old);
@@ -182,10 +190,21 @@ impl Waypoints {
         namespace: &Namespace,
         inherited: Inherited,
     ) -> Binding {
-        let UseWaypoint::Named { namespace: of, name } = label else { return Binding::Unbound };
+        let UseWaypoint::Named {
+            namespace: of,
+            name,
+        } = label
+        else {
+            return Binding::Unbound;
+        };
         let key = WaypointKey::new(of.as_deref().unwrap_or(subject.namespace), name.as_str());
-        let Some(waypoint) = self.by_key.get(&key) else { return Binding::Refused(key, Refusal::NotReady) };
-        if !waypoint.allowed.allows(&key.namespace, subject.namespace, &namespace.labels) {
+        let Some(waypoint) = self.by_key.get(&key) else {
+            return Binding::Refused(key, Refusal::NotReady);
+        };
+        if !waypoint
+            .allowed
+            .allows(&key.namespace, subject.namespace, &namespace.labels)
+        {
             return Binding::Refused(key, Refusal::AttachmentDenied);
         }
         if !subject.target.is_taken_by(waypoint) {
@@ -203,10 +222,16 @@ impl Waypoints {
             self.of_account
                 .get(&(subject.namespace.to_owned(), account.clone()))?
                 .iter()
-                .find(|(_, key)| self.by_key.get(key).is_some_and(|waypoint| subject.target.is_taken_by(waypoint)))
+                .find(|(_, key)| {
+                    self.by_key
+                        .get(key)
+                        .is_some_and(|waypoint| subject.target.is_taken_by(waypoint))
+                })
                 .map(|(_, key)| key.clone())
         };
-        let Some(key) = subject.accounts.iter().find_map(oldest) else { return Binding::Unbound };
+        let Some(key) = subject.accounts.iter().find_map(oldest) else {
+            return Binding::Unbound;
+        };
         if subject.accounts.len() == 1 {
             Binding::Bound(key)
         } else {
@@ -219,7 +244,11 @@ impl Waypoints {
             .get(subject.namespace)
             .into_iter()
             .flatten()
-            .find(|(_, key)| self.by_key.get(key).is_some_and(|waypoint| subject.target.is_taken_by(waypoint)))
+            .find(|(_, key)| {
+                self.by_key
+                    .get(key)
+                    .is_some_and(|waypoint| subject.target.is_taken_by(waypoint))
+            })
             .map_or(Binding::Unbound, |(_, key)| Binding::Bound(key.clone()))
     }
 
@@ -228,7 +257,10 @@ impl Waypoints {
         match &waypoint.scope {
             Scope::Labelled => {}
             Scope::Namespace => {
-                self.of_namespace.entry(waypoint.key.namespace.clone()).or_default().insert(entry);
+                self.of_namespace
+                    .entry(waypoint.key.namespace.clone())
+                    .or_default()
+                    .insert(entry);
             }
             Scope::ServiceAccount(account) => {
                 let key = (waypoint.key.namespace.clone(), account.clone());
@@ -241,7 +273,9 @@ impl Waypoints {
         let entry = (waypoint.created, waypoint.key.clone());
         match &waypoint.scope {
             Scope::Labelled => {}
-            Scope::Namespace => remove_from(&mut self.of_namespace, &waypoint.key.namespace, &entry),
+            Scope::Namespace => {
+                remove_from(&mut self.of_namespace, &waypoint.key.namespace, &entry)
+            }
             Scope::ServiceAccount(account) => {
                 let key = (waypoint.key.namespace.clone(), account.clone());
                 remove_from(&mut self.of_account, &key, &entry);

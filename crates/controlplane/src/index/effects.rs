@@ -54,15 +54,40 @@ pub struct Aspects {
 
 impl Aspects {
     /// Everything.
-    pub const ALL: Self = Self { shape: true, endpoints: true, rule: true, routes: true };
+    pub const ALL: Self = Self {
+        shape: true,
+        endpoints: true,
+        rule: true,
+        routes: true,
+    };
     /// The declaration.
-    pub const SHAPE: Self = Self { shape: true, endpoints: false, rule: false, routes: false };
+    pub const SHAPE: Self = Self {
+        shape: true,
+        endpoints: false,
+        rule: false,
+        routes: false,
+    };
     /// The endpoints.
-    pub const ENDPOINTS: Self = Self { shape: false, endpoints: true, rule: false, routes: false };
+    pub const ENDPOINTS: Self = Self {
+        shape: false,
+        endpoints: true,
+        rule: false,
+        routes: false,
+    };
     /// The DestinationRule.
-    pub const RULE: Self = Self { shape: false, endpoints: false, rule: true, routes: false };
+    pub const RULE: Self = Self {
+        shape: false,
+        endpoints: false,
+        rule: true,
+        routes: false,
+    };
     /// The routes.
-    pub const ROUTES: Self = Self { shape: false, endpoints: false, rule: false, routes: true };
+    pub const ROUTES: Self = Self {
+        shape: false,
+        endpoints: false,
+        rule: false,
+        routes: true,
+    };
 }
 
 impl BitOrAssign for Aspects {

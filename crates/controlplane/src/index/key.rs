@@ -19,7 +19,10 @@ pub struct ServiceKey {
 impl ServiceKey {
     /// Makes a key.
     pub fn new(namespace: impl Into<Arc<str>>, host: impl Into<Arc<str>>) -> Self {
-        Self { namespace: namespace.into(), host: host.into() }
+        Self {
+            namespace: namespace.into(),
+            host: host.into(),
+        }
     }
 }
 
@@ -45,13 +48,24 @@ impl Uid {
     }
 
     /// An inline endpoint's of a ServiceEntry.
-    pub fn service_entry_endpoint(cluster: &str, namespace: &str, name: &str, address: &str) -> Self {
-        Self(format!("{cluster}/networking.istio.io/ServiceEntry/{namespace}/{name}/{address}").into())
+    pub fn service_entry_endpoint(
+        cluster: &str,
+        namespace: &str,
+        name: &str,
+        address: &str,
+    ) -> Self {
+        Self(
+            format!("{cluster}/networking.istio.io/ServiceEntry/{namespace}/{name}/{address}")
+                .into(),
+        )
     }
 
     /// An address of an EndpointSlice behind which there is no pod.
     pub fn slice_address(cluster: &str, namespace: &str, slice: &str, address: &str) -> Self {
-        Self(format!("{cluster}/discovery.k8s.io/EndpointSlice/{namespace}/{slice}/{address}").into())
+        Self(
+            format!("{cluster}/discovery.k8s.io/EndpointSlice/{namespace}/{slice}/{address}")
+                .into(),
+        )
     }
 
     /// The text.

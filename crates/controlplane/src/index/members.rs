@@ -40,7 +40,10 @@ impl Members {
     }
 
     /// The services of a workload.
-    pub fn of_workload(&self, workload: &Uid) -> impl ExactSizeIterator<Item = &ServiceKey> + Clone {
+    pub fn of_workload(
+        &self,
+        workload: &Uid,
+    ) -> impl ExactSizeIterator<Item = &ServiceKey> + Clone {
         static NONE: BTreeSet<ServiceKey> = BTreeSet::new();
         self.of_workload.get(workload).unwrap_or(&NONE).iter()
     }
@@ -52,23 +55,45 @@ impl Members {
         new: Option<&Workload>,
         service: impl Fn(&ServiceKey) -> Option<&'a Service>,
     ) -> Vec<ServiceKey> {
-        let Some(uid) = new.or(old).map(|workload| workload.uid.clone()) else { return Vec::new() };
+        let Some(uid) = new.or(old).map(|workload| workload.uid.clone()) else {
+            return Vec::new();
+        };
         if let Some(old) = old {
             self.unlist_workload(old);
         }
         let mut wanted = BTreeSet::new();
         if let Some(new) = new {
             self.list_workload(new);
-            wanted = self.candidate_services(new).filter(|key| service(key).is_some_and(|s| s.selects(new))).collect();
-            wanted.extend(new.explicit_services.iter().filter(|key| service(key).is_some()).cloned());
-            let by_slice = self.slices_of_workload.get(&uid).into_iter().flatten().map(|slice| &self.slices[slice].0);
-            wanted.extend(by_slice.filter(|key| service(key).is_some_and(takes_slices)).cloned());
+            wanted = self
+                .candidate_services(new)
+                .filter(|key| service(key).is_some_and(|s| s.selects(new)))
+                .collect();
+            wanted.extend(
+                new.explicit_services
+                    .iter()
+                    .filter(|key| service(key).is_some())
+                    .cloned(),
+            );
+            let by_slice = self
+                .slices_of_workload
+                .get(&uid)
+                .into_iter()
+                .flatten()
+                .map(|slice| &self.slices[slice].0);
+            wanted.extend(
+                by_slice
+                    .filter(|key| service(key).is_some_and(takes_slices))
+                    .cloned(),
+            );
         }
         let before = self.of_workload.remove(&uid).unwrap_or_default();
         let changed: Vec<ServiceKey> = before.symmetric_difference(&wanted).cloned().collect();
         for key in &changed {
             if wanted.contains(key) {
-                self.of_service.entry(key.clone()).or_default().insert(uid.clone());
+                self.of_service
+                    .entry(key.clone())
+                    .or_default()
+                    .insert(uid.clone());
             } else {
                 remove_from(&mut self.of_service, key, &uid);
             }
@@ -86,16 +111,24 @@ impl Members {
         new: Option<&Service>,
         workload: impl Fn(&Uid) -> Option<&'a Workload>,
     ) -> Vec<Uid> {
-        let Some(key) = new.or(old).map(|service| service.key.clone()) else { return Vec::new() };
+        let Some(key) = new.or(old).map(|service| service.key.clone()) else {
+            return Vec::new();
+        };
         if let Some(label) = old.and_then(first_label) {
             remove_from(&mut self.services_by_label, &label, &key);
         }
         let mut wanted = BTreeSet::new();
         if let Some(new) = new {
             if let Some(label) = first_label(new) {
-                self.services_by_label.entry(label).or_default().insert(key.clone());
+                self.services_by_label
+                    .entry(label)
+                    .or_default()
+                    .insert(key.clone());
             }
-            wanted = self.candidate_workloads(new).filter(|uid| workload(uid).is_some_and(|w| new.selects(w))).collect();
+            wanted = self
+                .candidate_workloads(new)
+                .filter(|uid| workload(uid).is_some_and(|w| new.selects(w)))
+                .collect();
             wanted.extend(self.named_by.get(&key).into_iter().flatten().cloned());
             if takes_slices(new) {
                 let slices = self.slices_of_service.get(&key).into_iter().flatten();
@@ -107,7 +140,10 @@ impl Members {
         let changed: Vec<Uid> = before.symmetric_difference(&wanted).cloned().collect();
         for uid in &changed {
             if wanted.contains(uid) {
-                self.of_workload.entry(uid.clone()).or_default().insert(key.clone());
+                self.of_workload
+                    .entry(uid.clone())
+                    .or_default()
+                    .insert(key.clone());
             } else {
                 remove_from(&mut self.of_workload, uid, &key);
             }
@@ -136,9 +172,15 @@ impl Members {
             affected.extend(uids);
         }
         if let Some((key, uids)) = new {
-            self.slices_of_service.entry(key.clone()).or_default().insert(slice.clone());
+            self.slices_of_service
+                .entry(key.clone())
+                .or_default()
+                .insert(slice.clone());
             for uid in &uids {
-                self.slices_of_workload.entry(uid.clone()).or_default().insert(slice.clone());
+                self.slices_of_workload
+                    .entry(uid.clone())
+                    .or_default()
+                    .insert(slice.clone());
             }
             affected.extend(uids.iter().cloned());
             self.slices.insert(slice.clone(), (key, uids));
@@ -154,10 +196,16 @@ impl Members {
 
     fn list_workload(&mut self, workload: &Workload) {
         for label in labels(workload) {
-            self.workloads_by_label.entry(label).or_default().insert(workload.uid.clone());
+            self.workloads_by_label
+                .entry(label)
+                .or_default()
+                .insert(workload.uid.clone());
         }
         for service in &workload.explicit_services {
-            self.named_by.entry(service.clone()).or_default().insert(workload.uid.clone());
+            self.named_by
+                .entry(service.clone())
+                .or_default()
+                .insert(workload.uid.clone());
         }
     }
 
@@ -171,7 +219,10 @@ impl Members {
     }
 
     fn candidate_services(&self, workload: &Workload) -> impl Iterator<Item = ServiceKey> {
-        labels(workload).filter_map(|label| self.services_by_label.get(&label)).flatten().cloned()
+        labels(workload)
+            .filter_map(|label| self.services_by_label.get(&label))
+            .flatten()
+            .cloned()
     }
 
     /// The workloads that have the rarest of the selector's labels.
@@ -180,7 +231,11 @@ impl Members {
             .selector
             .iter()
             .map(|(name, value)| {
-                self.workloads_by_label.get(&(service.key.namespace.clone(), name.clone(), value.clone()))
+                self.workloads_by_label.get(&(
+                    service.key.namespace.clone(),
+                    name.clone(),
+                    value.clone(),
+                ))
             })
             .min_by_key(|found| found.map_or(0, BTreeSet::len))
             .flatten()

@@ -25,6 +25,9 @@ impl Namespace {
     /// A namespace that has no manifest.
     pub fn unlabelled(name: &str) -> Self {
         let labels = BTreeMap::from([("kubernetes.io/metadata.name".to_owned(), name.to_owned())]);
-        Self { labels, ..Self::default() }
+        Self {
+            labels,
+            ..Self::default()
+        }
     }
 }

@@ -38,12 +38,18 @@ impl RouteObject {
             Self::VirtualService(_) => Vec::new(),
             Self::HttpRoute(object) => {
                 let subject = |parent: &waymark_api::gateway::ParentRef| {
-                    let namespace = parent.namespace.as_deref().unwrap_or(&object.meta.namespace);
+                    let namespace = parent
+                        .namespace
+                        .as_deref()
+                        .unwrap_or(&object.meta.namespace);
                     match parent.kind {
-                        ParentKind::Service => Some(RouteSubject::Host(service_host(&parent.name, namespace))),
-                        ParentKind::ServiceEntry => {
-                            Some(RouteSubject::Entry(NamespacedName::new(namespace, parent.name.as_str())))
+                        ParentKind::Service => {
+                            Some(RouteSubject::Host(service_host(&parent.name, namespace)))
                         }
+                        ParentKind::ServiceEntry => Some(RouteSubject::Entry(NamespacedName::new(
+                            namespace,
+                            parent.name.as_str(),
+                        ))),
                         ParentKind::Gateway => None,
                     }
                 };
@@ -161,12 +167,23 @@ impl Routing {
 
     /// The routes of a service for a proxy of namespace `client`: those of the service's own namespace and of the
     /// proxy's, oldest first.
-    pub fn routes(&self, service: &ServiceKey, entry: Option<&NamespacedName>, client: &str) -> Vec<&Route> {
+    pub fn routes(
+        &self,
+        service: &ServiceKey,
+        entry: Option<&NamespacedName>,
+        client: &str,
+    ) -> Vec<&Route> {
         let host = RouteSubject::Host(service.host.as_ref().to_owned());
         let entry = entry.map(|entry| RouteSubject::Entry(entry.clone()));
-        let exact = std::iter::once(&host).chain(&entry).filter_map(|subject| self.routes_of.get(subject)).flatten();
+        let exact = std::iter::once(&host)
+            .chain(&entry)
+            .filter_map(|subject| self.routes_of.get(subject))
+            .flatten();
         let namespaces = BTreeSet::from([client, &*service.namespace]);
-        let wildcard = namespaces.iter().filter_map(|namespace| self.wildcard_routes.get(*namespace)).flatten();
+        let wildcard = namespaces
+            .iter()
+            .filter_map(|namespace| self.wildcard_routes.get(*namespace))
+            .flatten();
         let keys: BTreeSet<&ObjectKey> = exact.chain(wildcard).collect();
         let applies = |route: &&Route| {
             namespaces.contains(route.object.namespace())
@@ -204,11 +221,17 @@ impl Routing {
                 .filter(|key| key.namespace.as_deref() == Some(namespace))
                 .filter_map(|key| Some((key, self.rules.get(key)?)))
                 .filter(|(_, rule)| {
-                    host_matches(&rule.object.full_host(), &service.host) && is_exported(rule, client)
+                    host_matches(&rule.object.full_host(), &service.host)
+                        && is_exported(rule, client)
                 })
                 .min_by_key(|(key, rule)| {
                     let host = rule.object.full_host();
-                    (host.starts_with('*'), std::cmp::Reverse(host.len()), rule.created, &key.name)
+                    (
+                        host.starts_with('*'),
+                        std::cmp::Reverse(host.len()),
+                        rule.created,
+                        &key.name,
+                    )
                 })
                 .map(|(_, rule)| rule)
         })
@@ -220,7 +243,12 @@ fn is_exported(rule: &Rule, client: &str) -> bool {
     export.visible(&rule.object.meta.namespace, client)
 }
 
-fn list(map: &mut BTreeMap<String, BTreeSet<ObjectKey>>, at: String, key: &ObjectKey, listed: bool) {
+fn list(
+    map: &mut BTreeMap<String, BTreeSet<ObjectKey>>,
+    at: String,
+    key: &ObjectKey,
+    listed: bool,
+) {
     if listed {
         map.entry(at).or_default().insert(key.clone());
     } else if let Some(set) = map.get_mut(&at) {

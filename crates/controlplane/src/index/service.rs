@@ -121,7 +121,10 @@ impl Service {
         !self.selector.is_empty()
             && workload.is_selectable()
             && *workload.namespace == *self.key.namespace
-            && self.selector.iter().all(|(name, value)| workload.labels.get(name) == Some(value))
+            && self
+                .selector
+                .iter()
+                .all(|(name, value)| workload.labels.get(name) == Some(value))
     }
 
     /// The port of `workload` behind each service port. A port whose name the workload does not declare is left out.
@@ -132,13 +135,22 @@ impl Service {
                 // A slice lists the ports itself, by the names of the service's ports.
                 (Origin::SliceAddress, _) => own,
                 // So may a WorkloadEntry and an inline endpoint; and a pod's own port of that name counts for ServiceEntries.
-                (Origin::WorkloadEntry | Origin::ServiceEntryEndpoint { .. }, _) if own.is_some() => own,
+                (Origin::WorkloadEntry | Origin::ServiceEntryEndpoint { .. }, _)
+                    if own.is_some() =>
+                {
+                    own
+                }
                 (Origin::Pod { .. }, _) if self.registry.is_service_entry() && own.is_some() => own,
                 (_, TargetPort::Number(number)) => Some(*number),
                 (_, TargetPort::Name(name)) => workload.named_ports.get(name).copied(),
             }
         };
-        let carried = self.ports.iter().filter(|port| port.protocol != Protocol::Udp);
-        carried.filter_map(|port| Some((port.number, target(port)?))).collect()
+        let carried = self
+            .ports
+            .iter()
+            .filter(|port| port.protocol != Protocol::Udp);
+        carried
+            .filter_map(|port| Some((port.number, target(port)?)))
+            .collect()
     }
 }

@@ -90,7 +90,9 @@ impl Workload {
         match &self.origin {
             Origin::Pod { gateway } => gateway.as_ref(),
             Origin::Replica(gateway) => Some(gateway),
-            Origin::WorkloadEntry | Origin::ServiceEntryEndpoint { .. } | Origin::SliceAddress => None,
+            Origin::WorkloadEntry | Origin::ServiceEntryEndpoint { .. } | Origin::SliceAddress => {
+                None
+            }
         }
     }
 

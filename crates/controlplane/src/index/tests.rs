@@ -1,0 +1,405 @@
+//! Any order of events leads to the index that a full build gives, and effects say exactly what changed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use proptest::prelude::*;
+use waymark_api::ambient::{Enforcement, TrafficType, UseWaypoint};
+use waymark_api::gateway::{
+    AllowedNamespaces, Gateway, GatewayApiVersion, GatewaySpec, Listener, ListenerProtocol,
+};
+use waymark_api::k8s::{
+    ClusterIps, Container, ContainerPort, LocalPod, Namespace, Pod, PodSpec, PodStatus, Service,
+    ServicePort, ServiceSpec, ServiceType, TargetPort,
+};
+use waymark_api::meta::{Kind, ObjectKey};
+use waymark_api::protocol::{Protocol, Transport};
+use waymark_api::{ObjectMeta, Resource, Timestamp};
+
+use super::key::WaypointKey;
+use super::{Dependents, Index, Mesh};
+use crate::facts::{Facts, Settings};
+use crate::ipam::{Ipam, Owner, Pool};
+use crate::store::Change;
+
+const NAMESPACES: [&str; 2] = ["a", "b"];
+const WAYPOINTS: [&str; 2] = ["w", "x"];
+
+/// One event of a mesh's life.
+#[derive(Clone, Debug)]
+enum Event {
+    Change(Change),
+    Replica(WaypointKey, u32, bool),
+}
+
+fn settings() -> Settings {
+    Settings {
+        cluster_id: "Kubernetes".to_owned(),
+        node_name: "local".into(),
+    }
+}
+
+/// Everything that could be allocated, allocated in one order, so that addresses do not depend on that of the events.
+fn ipam() -> Ipam {
+    let mut ipam = Ipam::in_memory();
+    for namespace in NAMESPACES {
+        for name in WAYPOINTS {
+            ipam.assign(&Owner::waypoint(namespace, name), Pool::Vips)
+                .expect("enough addresses");
+            for ordinal in 0..2 {
+                ipam.assign(&Owner::replica(namespace, name, ordinal), Pool::Pods)
+                    .expect("enough addresses");
+            }
+        }
+    }
+    ipam
+}
+
+fn meta(namespace: &str, name: &str, labels: BTreeMap<String, String>) -> ObjectMeta {
+    ObjectMeta {
+        labels,
+        creation_timestamp: Timestamp::from_unix_seconds(1000),
+        ..ObjectMeta::named(namespace, name)
+    }
+}
+
+fn namespaces() -> impl Strategy<Value = &'static str> {
+    prop::sample::select(NAMESPACES.to_vec())
+}
+
+fn use_waypoint() -> impl Strategy<Value = Option<UseWaypoint>> {
+    let named = (
+        prop::sample::select(WAYPOINTS.to_vec()),
+        prop::option::of(namespaces()),
+    )
+        .prop_map(|(name, namespace)| UseWaypoint::Named {
+            namespace: namespace.map(str::to_owned),
+            name: name.to_owned(),
+        });
+    prop_oneof![4 => Just(None), 1 => Just(Some(UseWaypoint::None)), 3 => named.prop_map(Some)]
+}
+
+fn enforcement() -> impl Strategy<Value = Option<Enforcement>> {
+    prop_oneof![3 => Just(None), 1 => Just(Some(Enforcement::Require)), 1 => Just(Some(Enforcement::Off))]
+}
+
+fn labels() -> impl Strategy<Value = BTreeMap<String, String>> {
+    let value = || prop::sample::select(vec!["1", "2"]);
+    prop::collection::btree_map(prop::sample::select(vec!["app", "version"]), value(), 0..3)
+        .prop_map(|map| {
+            map.into_iter()
+                .map(|(k, v)| (k.to_owned(), v.to_owned()))
+                .collect()
+        })
+}
+
+fn namespace() -> impl Strategy<Value = Resource> {
+    (namespaces(), use_waypoint(), enforcement(), labels()).prop_map(
+        |(name, use_waypoint, enforcement, labels)| {
+            let mut meta = meta("", name, labels);
+            meta.mesh.use_waypoint = use_waypoint;
+            meta.mesh.enforcement = enforcement;
+            Namespace { meta }.into()
+        },
+    )
+}
+
+fn service() -> impl Strategy<Value = Resource> {
+    (
+        namespaces(),
+        0..3u8,
+        use_waypoint(),
+        enforcement(),
+        labels(),
+        any::<bool>(),
+    )
+        .prop_map(
+            |(namespace, n, use_waypoint, enforcement, selector, named)| {
+                let mut meta = meta(namespace, &format!("s{n}"), BTreeMap::new());
+                meta.mesh.use_waypoint = use_waypoint;
+                meta.mesh.enforcement = enforcement;
+                let third = u8::from(namespace == "b");
+                let port = ServicePort {
+                    name: Some("http".to_owned()),
+                    port: 80,
+                    target_port: if named {
+                        TargetPort::Name("web".to_owned())
+                    } else {
+                        TargetPort::Number(8080)
+                    },
+                    transport: Transport::Tcp,
+                    app_protocol: None,
+                    protocol: Protocol::Http,
+                };
+                let spec = ServiceSpec {
+                    service_type: ServiceType::ClusterIp,
+                    cluster_ips: ClusterIps::Given(vec![IpAddr::from([10, 96, third, n])]),
+                    selector,
+                    ports: vec![port],
+                    ip_families: Vec::new(),
+                    internal_traffic_local: false,
+                    traffic_distribution: None,
+                    publish_not_ready_addresses: false,
+                };
+                Service { meta, spec }.into()
+            },
+        )
+}
+
+fn pod() -> impl Strategy<Value = Resource> {
+    (
+        namespaces(),
+        0..3u8,
+        use_waypoint(),
+        labels(),
+        0..2u8,
+        any::<bool>(),
+        any::<bool>(),
+    )
+        .prop_map(
+            |(namespace, n, use_waypoint, labels, account, ready, moved)| {
+                let mut meta = meta(namespace, &format!("p{n}"), labels);
+                meta.mesh.use_waypoint = use_waypoint;
+                let third = u8::from(namespace == "b") + if moved { 2 } else { 0 };
+                let ports = vec![ContainerPort {
+                    name: Some("web".to_owned()),
+                    port: 8081,
+                    transport: Transport::Tcp,
+                }];
+                let container = Container {
+                    name: "c".to_owned(),
+                    ports,
+                    startup_probe: None,
+                    readiness_probe: None,
+                    liveness_probe: None,
+                    restarts_always: false,
+                };
+                let spec = PodSpec {
+                    service_account_name: format!("account-{account}"),
+                    node_name: None,
+                    host_network: false,
+                    containers: vec![container],
+                    init_containers: Vec::new(),
+                };
+                let status = PodStatus {
+                    phase: None,
+                    pod_ips: vec![IpAddr::from([10, 244, third, n])],
+                    ready: Some(ready),
+                };
+                Pod {
+                    meta,
+                    spec,
+                    status,
+                    local: LocalPod::default(),
+                }
+                .into()
+            },
+        )
+}
+
+fn gateway() -> impl Strategy<Value = Resource> {
+    let traffic = prop::option::of(prop::sample::select(vec![
+        TrafficType::Service,
+        TrafficType::Workload,
+        TrafficType::All,
+        TrafficType::None,
+    ]));
+    let allowed = prop::sample::select(vec![AllowedNamespaces::Same, AllowedNamespaces::All]);
+    let account = prop::option::of(prop::sample::select(vec!["account-0", "account-1"]));
+    (
+        namespaces(),
+        prop::sample::select(WAYPOINTS.to_vec()),
+        any::<bool>(),
+        traffic,
+        allowed,
+        account,
+        1..3u32,
+    )
+        .prop_map(
+            |(namespace, name, old, traffic, allowed_namespaces, account, replicas)| {
+                let mut meta = meta(namespace, name, BTreeMap::new());
+                meta.mesh.waypoint_for = traffic;
+                let listener = Listener {
+                    name: "mesh".to_owned(),
+                    hostname: None,
+                    port: 15008,
+                    protocol: ListenerProtocol::Hbone,
+                    allowed_namespaces,
+                };
+                let spec = GatewaySpec {
+                    class_name: "istio-waypoint".to_owned(),
+                    listeners: vec![listener],
+                    addresses: Vec::new(),
+                    infrastructure_labels: BTreeMap::new(),
+                    infrastructure_annotations: BTreeMap::new(),
+                };
+                Gateway {
+                    meta,
+                    version: if old {
+                        GatewayApiVersion::V1Beta1
+                    } else {
+                        GatewayApiVersion::V1
+                    },
+                    spec,
+                    for_service_account: account.map(str::to_owned),
+                    own_service_account: None,
+                    name_override: None,
+                    replicas,
+                }
+                .into()
+            },
+        )
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let object = prop_oneof![2 => namespace(), 3 => service(), 4 => pod(), 3 => gateway()];
+    let replica = (
+        namespaces(),
+        prop::sample::select(WAYPOINTS.to_vec()),
+        0..2u32,
+        any::<bool>(),
+    )
+        .prop_map(|(namespace, name, ordinal, ready)| {
+            Event::Replica(WaypointKey::new(namespace, name), ordinal, ready)
+        });
+    prop_oneof![
+        6 => object.clone().prop_map(|object| Event::Change(Change::Upsert(object))),
+        2 => object.prop_map(|object| Event::Change(Change::Delete(object.key()))),
+        1 => replica,
+    ]
+}
+
+fn facts_of(facts: &mut Facts, event: &Event) -> Vec<super::Fact> {
+    match event.clone() {
+        // Two pods may want one address: then the second is refused, as it would be in a full build of what is in force.
+        Event::Change(Change::Upsert(object)) => facts.upsert(object).unwrap_or_default(),
+        Event::Change(Change::Delete(key)) => facts.remove(&key),
+        Event::Replica(waypoint, ordinal, ready) => facts.replica(&waypoint, ordinal, ready),
+    }
+}
+
+/// All that can be seen of an index.
+#[derive(Debug, PartialEq)]
+struct Seen {
+    published: BTreeMap<String, Vec<u8>>,
+    bindings: BTreeMap<String, String>,
+    bound: BTreeMap<WaypointKey, Dependents>,
+    members: BTreeMap<String, BTreeSet<String>>,
+}
+
+fn see(index: &Index) -> Seen {
+    let mut bindings: BTreeMap<String, String> = index
+        .services()
+        .map(|service| {
+            (
+                service.key.to_string(),
+                format!("{:?}", index.service_binding(&service.key)),
+            )
+        })
+        .collect();
+    bindings.extend(index.workloads().map(|workload| {
+        (
+            workload.uid.to_string(),
+            format!("{:?}", index.workload_binding(&workload.uid)),
+        )
+    }));
+    let of = |service: &super::Service| {
+        index
+            .members()
+            .of_service(&service.key)
+            .map(ToString::to_string)
+            .collect()
+    };
+    Seen {
+        published: published(index),
+        bindings,
+        bound: index
+            .waypoints()
+            .iter()
+            .map(|waypoint| (waypoint.key.clone(), index.bound_to(&waypoint.key).clone()))
+            .collect(),
+        members: index
+            .services()
+            .map(|service| (service.key.to_string(), of(service)))
+            .collect(),
+    }
+}
+
+fn published(index: &Index) -> BTreeMap<String, Vec<u8>> {
+    index
+        .all_published()
+        .map(|resource| (resource.name.to_string(), resource.body.to_vec()))
+        .collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_order_of_events_equals_one_full_build(
+        events in prop::collection::vec(event(), 1..60),
+        batch in 1..5usize,
+        seed in any::<prop::sample::Index>(),
+    ) {
+        let mut facts = Facts::new(settings(), ipam());
+        let mut index = Index::new(Mesh::default());
+        for events in events.chunks(batch) {
+            let before = published(&index);
+            let batch: Vec<_> = events.iter().flat_map(|event| facts_of(&mut facts, event)).collect();
+            let effects = index.apply(batch);
+            let after = published(&index);
+            let names: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+            let changed: BTreeSet<&str> = names
+                .into_iter()
+                .filter(|name| before.get(*name) != after.get(*name))
+                .map(String::as_str)
+                .collect();
+            let said: BTreeSet<&str> = effects.addresses.iter().map(|name| &**name).collect();
+            prop_assert_eq!(said, changed);
+        }
+
+        // What is in force now, told at once and in another order.
+        let mut objects: Vec<Resource> = facts.store().iter().map(|(_, object)| object.clone()).collect();
+        let middle = if objects.is_empty() { 0 } else { seed.index(objects.len()) };
+        objects.rotate_left(middle);
+        let mut ipam = ipam();
+        for waypoint in index.waypoints().iter().filter(|waypoint| index.is_programmed(&waypoint.key)) {
+            ipam.set_programmed(&Owner::waypoint(&waypoint.key.namespace, &waypoint.key.name), true);
+        }
+        let mut fresh_facts = Facts::new(settings(), ipam);
+        let mut batch = Vec::new();
+        for object in objects {
+            batch.extend(fresh_facts.upsert(object).expect("it was in force beside the others"));
+        }
+        for (waypoint, ordinal, ready) in facts.replicas_reported() {
+            batch.extend(fresh_facts.replica(&waypoint, ordinal, ready));
+        }
+        let mut fresh = Index::new(Mesh::default());
+        fresh.apply(batch);
+        prop_assert_eq!(see(&index), see(&fresh));
+    }
+}
+
+#[test]
+fn an_unread_label_of_a_namespace_concerns_nobody() {
+    let mut facts = Facts::new(settings(), ipam());
+    let mut index = Index::new(Mesh::default());
+    let mut object = Namespace {
+        meta: meta("", "a", BTreeMap::new()),
+    };
+    index.apply(facts.upsert(object.clone().into()).expect("valid"));
+    object
+        .meta
+        .labels
+        .insert("team".to_owned(), "red".to_owned());
+    let effects = index.apply(facts.upsert(object.into()).expect("valid"));
+    assert!(effects.is_empty(), "{effects:?}");
+}
+
+#[test]
+fn an_object_that_never_was_is_deleted_without_effect() {
+    let mut facts = Facts::new(settings(), ipam());
+    let mut index = Index::new(Mesh::default());
+    let effects = index.apply(facts.remove(&ObjectKey::namespaced(Kind::Pod, "a", "nobody")));
+    assert!(effects.is_empty());
+}

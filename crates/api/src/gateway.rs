@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::ambient::TrafficType;
 use crate::host::Host;
-use crate::matcher::{Fraction, HeaderName, HeaderOperations, RegexText};
+use crate::matcher::{Fraction, HeaderName, HeaderOperations, RegexText, Scheme};
 use crate::meta::{Map, ObjectMeta};
 use crate::names;
 use crate::selector::LabelSelector;
@@ -136,10 +136,8 @@ pub enum WaypointForm<'a> {
 pub struct GatewaySpec {
     /// `gatewayClassName`.
     pub class_name: String,
-    /// `listeners`, at least one, names unique.
+    /// `listeners`: one, for HBONE on 15008.
     pub listeners: Vec<Listener>,
-    /// `addresses`.
-    pub addresses: Vec<GatewayAddress>,
     /// `infrastructure.labels`: put on what is made for it.
     pub infrastructure_labels: Map,
     /// `infrastructure.annotations`.
@@ -151,8 +149,6 @@ pub struct GatewaySpec {
 pub struct Listener {
     /// Its name.
     pub name: String,
-    /// Its host name, if it has one.
-    pub hostname: Option<Host>,
     /// Its port.
     pub port: u16,
     /// Its protocol.
@@ -162,12 +158,10 @@ pub struct Listener {
 }
 
 /// The protocol of a listener.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ListenerProtocol {
     /// `HBONE`, the one of waypoints.
     Hbone,
-    /// Another, which a waypoint has no use for.
-    Other(String),
 }
 
 /// Who may attach to a listener.
@@ -192,15 +186,6 @@ impl AllowedNamespaces {
     }
 }
 
-/// An address that a Gateway asks for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum GatewayAddress {
-    /// `IPAddress`.
-    Ip(std::net::IpAddr),
-    /// `Hostname`: another's service is used, nothing is deployed.
-    Hostname(String),
-}
-
 /// An HTTPRoute.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpRoute {
@@ -208,7 +193,7 @@ pub struct HttpRoute {
     pub meta: ObjectMeta,
     /// What it is attached to.
     pub parent_refs: Vec<ParentRef>,
-    /// `hostnames`.
+    /// `hostnames`; by specification without meaning on routes of services.
     pub hostnames: Vec<Host>,
     /// `rules`; one that matches everything when none is given.
     pub rules: Vec<HttpRouteRule>,
@@ -223,8 +208,6 @@ pub struct ParentRef {
     pub namespace: Option<String>,
     /// Its name.
     pub name: String,
-    /// `sectionName`.
-    pub section_name: Option<String>,
     /// Only this port.
     pub port: Option<u16>,
 }
@@ -236,8 +219,6 @@ pub enum ParentKind {
     Service,
     /// Istio ServiceEntry: the route is the mesh's.
     ServiceEntry,
-    /// Gateway: not the mesh's; read by ingress gateways.
-    Gateway,
 }
 
 /// A rule of an HTTPRoute.
@@ -310,8 +291,8 @@ pub struct HttpRouteFilters {
 /// A `RequestRedirect` filter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpRouteRedirect {
-    /// `scheme`: `http` or `https`.
-    pub scheme: Option<String>,
+    /// `scheme`.
+    pub scheme: Option<Scheme>,
     /// `hostname`.
     pub hostname: Option<Host>,
     /// `path`.
@@ -358,8 +339,8 @@ pub struct BackendRef {
     pub namespace: Option<String>,
     /// Its name.
     pub name: String,
-    /// Its port; always given for a Service.
-    pub port: Option<u16>,
+    /// Its port.
+    pub port: u16,
 }
 
 /// The kind of a backend.

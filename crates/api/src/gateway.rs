@@ -138,6 +138,8 @@ pub struct GatewaySpec {
     pub class_name: String,
     /// `listeners`: one, for HBONE on 15008.
     pub listeners: Vec<Listener>,
+    /// `addresses`. Refused until they are honoured, see [`crate::support`].
+    pub addresses: Vec<GatewayAddress>,
     /// `infrastructure.labels`: put on what is made for it.
     pub infrastructure_labels: Map,
     /// `infrastructure.annotations`.
@@ -149,6 +151,8 @@ pub struct GatewaySpec {
 pub struct Listener {
     /// Its name.
     pub name: String,
+    /// Its host name, if it has one. Refused until it is honoured, see [`crate::support`].
+    pub hostname: Option<Host>,
     /// Its port.
     pub port: u16,
     /// Its protocol.
@@ -186,6 +190,15 @@ impl AllowedNamespaces {
     }
 }
 
+/// An address that a Gateway asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GatewayAddress {
+    /// `IPAddress`.
+    Ip(std::net::IpAddr),
+    /// `Hostname`: another's service is used, nothing is deployed.
+    Hostname(String),
+}
+
 /// An HTTPRoute.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpRoute {
@@ -219,6 +232,8 @@ pub enum ParentKind {
     Service,
     /// Istio ServiceEntry: the route is the mesh's.
     ServiceEntry,
+    /// Gateway: the route is for ingress. Refused until it is enforced, see [`crate::support`].
+    Gateway,
 }
 
 /// A rule of an HTTPRoute.

@@ -4,8 +4,8 @@ use crate::decode::meta::{NameRule, Scope, annotation, meta};
 use crate::decode::object::{Field, Object};
 use crate::decode::policy::label_selector;
 use crate::gateway::{
-    AllowedNamespaces, Gateway, GatewayApiVersion, GatewayClass, GatewaySpec, Listener,
-    ListenerProtocol,
+    AllowedNamespaces, Gateway, GatewayAddress, GatewayApiVersion, GatewayClass, GatewaySpec,
+    Listener, ListenerProtocol,
 };
 use crate::names;
 use crate::tree::quoted;
@@ -46,7 +46,7 @@ pub(super) fn gateway(root: &Field<'_>, version: &str) -> Option<Gateway> {
         spec.skip_all();
         return None;
     }
-    spec.skip("addresses");
+    let addresses = spec.list("addresses").iter().filter_map(address).collect();
     let (infrastructure_labels, infrastructure_annotations) = infrastructure(&mut spec);
     Some(Gateway {
         meta,
@@ -58,6 +58,7 @@ pub(super) fn gateway(root: &Field<'_>, version: &str) -> Option<Gateway> {
         spec: GatewaySpec {
             class_name,
             listeners: listeners(&mut spec),
+            addresses,
             infrastructure_labels,
             infrastructure_annotations,
         },
@@ -108,9 +109,8 @@ fn listeners(spec: &mut Object<'_>) -> Vec<Listener> {
 
 fn listener(field: &Field<'_>) -> Option<Listener> {
     let mut object = field.object()?;
-    for refused in ["tls", "hostname"] {
-        object.skip(refused);
-    }
+    object.skip("tls");
+    let hostname = object.opt("hostname").and_then(|f| f.host());
     let name = object.required("name").and_then(|f| f.subdomain());
     let allowed_namespaces = object
         .opt("allowedRoutes")
@@ -132,6 +132,7 @@ fn listener(field: &Field<'_>) -> Option<Listener> {
     }
     Some(Listener {
         name: name?,
+        hostname,
         port: number?,
         protocol: ListenerProtocol::Hbone,
         allowed_namespaces,
@@ -164,6 +165,19 @@ fn allowed_routes(field: &Field<'_>) -> Option<AllowedNamespaces> {
             None
         }
     }
+}
+
+fn address(field: &Field<'_>) -> Option<GatewayAddress> {
+    let mut object = field.object()?;
+    let hostname = object.opt("type").map_or(Some(false), |f| {
+        f.one_of(&[("IPAddress", false), ("Hostname", true)])
+    })?;
+    let value = object.required("value")?;
+    Some(if hostname {
+        GatewayAddress::Hostname(value.subdomain()?)
+    } else {
+        GatewayAddress::Ip(value.ip()?)
+    })
 }
 
 /// What one machine can be asked for.

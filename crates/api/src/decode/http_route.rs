@@ -61,7 +61,7 @@ fn parent_ref(field: &Field<'_>) -> Option<ParentRef> {
         (ISTIO_GROUP, "ServiceEntry") => Some(ParentKind::ServiceEntry),
         (GATEWAY_GROUP, "Gateway") => {
             field.unsupported("routes of Gateways are for ingress; attach the route to a Service: group: \"\", kind: Service");
-            None
+            Some(ParentKind::Gateway)
         }
         (GATEWAY_GROUP, "Service") => {
             field.invalid(

@@ -118,6 +118,14 @@ pub struct Proxy {
     pub mesh_id: String,
 }
 
+impl MeshSettings {
+    /// The mesh's own trust domain.
+    #[must_use]
+    pub fn trust_domain(&self) -> &str {
+        self.trust_domains.first().map_or("", String::as_str)
+    }
+}
+
 impl Proxy {
     /// Label value `service.istio.io/canonical-name`, else the deployment's name.
     #[must_use]
@@ -298,7 +306,7 @@ pub struct ServiceInput {
     /// The one DestinationRule that applies, if any.
     pub destination_rule: Option<Arc<DestinationRule>>,
     /// Those that apply to this host on this waypoint, in any order; HTTPRoutes converted by
-    /// `gateway_api::convert`.
+    /// [`gateway_api::convert`](super::gateway_api::convert).
     pub virtual_services: Vec<VirtualServiceInput>,
     /// Preference for near endpoints: the service's own or its namespace's.
     pub traffic_distribution: Option<TrafficDistribution>,
@@ -367,7 +375,7 @@ pub enum Tunnel {
 }
 
 /// One endpoint of a service.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct EndpointInput {
     /// Where it is.
     pub address: EndpointAddress,

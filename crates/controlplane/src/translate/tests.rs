@@ -1,0 +1,4 @@
+//! Golden tests: one snapshot a case, as JSON, sorted.
+
+mod bookinfo;
+mod fixture;

@@ -4,10 +4,12 @@
 //! [`store`] and [`facts`] (with [`ipam`]) -> [`index`] -> [`wds`] and [`translate`].
 #![forbid(unsafe_code)]
 
+pub mod ca;
 pub mod facts;
 pub mod file;
 pub mod index;
 pub mod ipam;
 pub mod store;
+pub mod token;
 pub mod translate;
 pub mod wds;

@@ -74,7 +74,7 @@ pub struct ObjectRef {
     pub kind: String,
     /// Its namespace, if it has one.
     pub namespace: Option<String>,
-    /// Its name.
+    /// Its name; empty when it gives none.
     pub name: String,
 }
 
@@ -95,6 +95,7 @@ impl ObjectRef {
 impl fmt::Display for ObjectRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.namespace {
+            _ if self.name.is_empty() => f.write_str(&self.kind),
             Some(namespace) => write!(f, "{} {namespace}/{}", self.kind, self.name),
             None => write!(f, "{} {}", self.kind, self.name),
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::ambient::TrafficType;
 use crate::host::Host;
-use crate::matcher::{Fraction, HeaderName, HeaderOperations, RegexText};
+use crate::matcher::{Fraction, HeaderName, HeaderOperations, RegexText, Scheme};
 use crate::meta::{Map, ObjectMeta};
 use crate::names;
 use crate::selector::LabelSelector;
@@ -136,9 +136,9 @@ pub enum WaypointForm<'a> {
 pub struct GatewaySpec {
     /// `gatewayClassName`.
     pub class_name: String,
-    /// `listeners`, at least one, names unique.
+    /// `listeners`: one, for HBONE on 15008.
     pub listeners: Vec<Listener>,
-    /// `addresses`.
+    /// `addresses`. Refused until they are honoured, see [`crate::support`].
     pub addresses: Vec<GatewayAddress>,
     /// `infrastructure.labels`: put on what is made for it.
     pub infrastructure_labels: Map,
@@ -151,7 +151,7 @@ pub struct GatewaySpec {
 pub struct Listener {
     /// Its name.
     pub name: String,
-    /// Its host name, if it has one.
+    /// Its host name, if it has one. Refused until it is honoured, see [`crate::support`].
     pub hostname: Option<Host>,
     /// Its port.
     pub port: u16,
@@ -162,12 +162,10 @@ pub struct Listener {
 }
 
 /// The protocol of a listener.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ListenerProtocol {
     /// `HBONE`, the one of waypoints.
     Hbone,
-    /// Another, which a waypoint has no use for.
-    Other(String),
 }
 
 /// Who may attach to a listener.
@@ -208,7 +206,7 @@ pub struct HttpRoute {
     pub meta: ObjectMeta,
     /// What it is attached to.
     pub parent_refs: Vec<ParentRef>,
-    /// `hostnames`.
+    /// `hostnames`; by specification without meaning on routes of services.
     pub hostnames: Vec<Host>,
     /// `rules`; one that matches everything when none is given.
     pub rules: Vec<HttpRouteRule>,
@@ -223,8 +221,6 @@ pub struct ParentRef {
     pub namespace: Option<String>,
     /// Its name.
     pub name: String,
-    /// `sectionName`.
-    pub section_name: Option<String>,
     /// Only this port.
     pub port: Option<u16>,
 }
@@ -236,7 +232,7 @@ pub enum ParentKind {
     Service,
     /// Istio ServiceEntry: the route is the mesh's.
     ServiceEntry,
-    /// Gateway: not the mesh's; read by ingress gateways.
+    /// Gateway: the route is for ingress. Refused until it is enforced, see [`crate::support`].
     Gateway,
 }
 
@@ -310,8 +306,8 @@ pub struct HttpRouteFilters {
 /// A `RequestRedirect` filter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpRouteRedirect {
-    /// `scheme`: `http` or `https`.
-    pub scheme: Option<String>,
+    /// `scheme`.
+    pub scheme: Option<Scheme>,
     /// `hostname`.
     pub hostname: Option<Host>,
     /// `path`.
@@ -358,8 +354,8 @@ pub struct BackendRef {
     pub namespace: Option<String>,
     /// Its name.
     pub name: String,
-    /// Its port; always given for a Service.
-    pub port: Option<u16>,
+    /// Its port.
+    pub port: u16,
 }
 
 /// The kind of a backend.

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod ambient;
+mod decode;
 pub mod duration;
 pub mod error;
 pub mod gateway;
@@ -20,6 +21,7 @@ pub mod protocol;
 pub mod resource;
 pub mod selector;
 pub mod support;
+mod tree;
 pub mod yaml;
 
 pub use error::{DocumentError, ErrorClass, ObjectRef};

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::host::Host;
 use crate::istio::ExportTo;
-use crate::matcher::{Fraction, HeaderName, HeaderOperations, RegexText, StringMatch};
+use crate::matcher::{Fraction, HeaderName, HeaderOperations, RegexText, Scheme, StringMatch};
 use crate::meta::{Map, ObjectMeta};
 use crate::names::MESH_GATEWAY;
 
@@ -100,8 +100,6 @@ pub struct HttpMatch {
     pub source_namespace: Option<String>,
     /// `gateways`; empty means those of the VirtualService.
     pub gateways: Vec<String>,
-    /// `statPrefix`.
-    pub stat_prefix: Option<String>,
 }
 
 impl HttpMatch {
@@ -174,8 +172,8 @@ pub struct Redirect {
     pub authority: Option<String>,
     /// `port` or `derivePort`.
     pub port: RedirectPort,
-    /// `scheme`: `http` or `https`.
-    pub scheme: Option<String>,
+    /// `scheme`.
+    pub scheme: Option<Scheme>,
     /// `redirectCode`: 301 (when not given), 302, 303, 307 or 308.
     pub code: u16,
 }
@@ -205,8 +203,8 @@ pub struct DirectResponse {
 /// `retries`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Retries {
-    /// `attempts`; 0 means no retries. `None` (only with other fields) leaves the default number.
-    pub attempts: Option<u32>,
+    /// `attempts`; 0, also when not given, means no retries.
+    pub attempts: u32,
     /// `perTryTimeout`.
     pub per_try_timeout: Option<Duration>,
     /// `retryOn`: conditions, without the codes; empty means the default ones.

@@ -277,7 +277,7 @@ fn destination(route: &HttpRoute, backend: &BackendRef) -> Option<Destination> {
     Some(Destination {
         host: host.ok()?,
         subset: None,
-        port: backend.port,
+        port: Some(backend.port),
     })
 }
 
@@ -291,12 +291,12 @@ fn redirect_action(redirect: &HttpRouteRedirect) -> Redirect {
             .hostname
             .as_ref()
             .map(|host| host.as_str().to_owned()),
-        port: match (redirect.port, &redirect.scheme) {
+        port: match (redirect.port, redirect.scheme) {
             (Some(port), _) => RedirectPort::Number(port),
             (None, Some(_)) => RedirectPort::FromProtocolDefault,
             (None, None) => RedirectPort::FromRequestPort,
         },
-        scheme: redirect.scheme.clone(),
+        scheme: redirect.scheme,
         code: redirect.status,
     }
 }
@@ -336,7 +336,7 @@ fn retries(retry: &HttpRouteRetry, per_try_timeout: Option<std::time::Duration>)
         .map(|condition| condition.as_str().to_owned());
     let codes = retry.codes.iter().map(ToString::to_string);
     Retries {
-        attempts: Some(retry.attempts.unwrap_or(DEFAULT_ATTEMPTS)),
+        attempts: retry.attempts.unwrap_or(DEFAULT_ATTEMPTS),
         per_try_timeout,
         retry_on: Some(text.chain(codes).collect::<Vec<_>>().join(",")),
         conditions,

@@ -200,9 +200,6 @@ fn one_route(scope: Scope<'_>, rule: &HttpRule, condition: Option<&HttpMatch>) -
         name: route_name(rule, condition),
         r#match: Some(matches::of(condition, scope.semantics())),
         metadata: Some(metadata([("istio", structure([("config", string(path))]))])),
-        stat_prefix: condition
-            .and_then(|condition| condition.stat_prefix.clone())
-            .unwrap_or_default(),
         ..Default::default()
     };
     headers::apply_to_route(&mut route, &rule.headers);

@@ -7,7 +7,7 @@ use waymark_api::istio::virtual_service::{
     DirectResponse, HttpDestination, HttpMatch, HttpRule, Mirror, Redirect, RedirectPort,
     RewritePath,
 };
-use waymark_api::matcher::{Fraction, StringMatch};
+use waymark_api::matcher::{Fraction, Scheme, StringMatch};
 
 use super::super::gateway_api::PREFIX_REDIRECT;
 use super::super::input::{Context, Flavour, Semantics};
@@ -246,8 +246,7 @@ pub(super) fn redirect(
         path_rewrite_specifier: Some(path),
         scheme_rewrite_specifier: redirect
             .scheme
-            .clone()
-            .map(SchemeRewriteSpecifier::SchemeRedirect),
+            .map(|scheme| SchemeRewriteSpecifier::SchemeRedirect(scheme.as_str().to_owned())),
         port_redirect: redirect_port(redirect, port),
         response_code: response_code(redirect.code) as i32,
         ..Default::default()
@@ -261,9 +260,10 @@ fn redirect_port(redirect: &Redirect, port: u16) -> u32 {
         RedirectPort::Number(number) => number,
         RedirectPort::FromRequestPort => port,
     };
-    match (port, redirect.scheme.as_deref().unwrap_or("http")) {
-        (80, "http") | (443, "https") => 0,
-        _ => u32::from(port),
+    if port == redirect.scheme.unwrap_or(Scheme::Http).default_port() {
+        0
+    } else {
+        u32::from(port)
     }
 }
 

@@ -24,9 +24,7 @@ pub(super) fn policy(
     retries: Option<&Retries>,
     previous_hosts: PreviousHosts,
 ) -> Option<RetryPolicy> {
-    let attempts = retries
-        .and_then(|retries| retries.attempts)
-        .unwrap_or(mesh.default_retry.attempts);
+    let attempts = retries.map_or(mesh.default_retry.attempts, |retries| retries.attempts);
     if attempts == 0 {
         return None;
     }

@@ -41,6 +41,8 @@ pub struct Cluster {
     pub service: Option<ServiceName>,
     /// `http/v1`.
     pub subset: Option<Arc<str>>,
+    /// Where its policy was written: `metadata.istio.config`.
+    pub config: Option<Arc<str>>,
     /// Prefix of its Envoy statistics.
     pub stat_name: Arc<str>,
     /// The endpoints now. Empty, with [`EndpointSet::received`] false, until they are known.

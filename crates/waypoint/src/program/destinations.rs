@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use ipnet::IpNet;
 use serde::Serialize;
 
-use crate::program::ChainId;
+use crate::program::{AccessLog, ChainId};
 
 /// What serves a destination.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -69,6 +70,11 @@ pub struct Destinations {
     hosts: HashMap<IpAddr, Ports>,
     /// Longest prefix first, then as listed.
     ranges: Vec<(IpNet, Ports)>,
+    /// How long the first bytes may be waited for where they decide; after that the connection is of
+    /// [`SniffedProtocol::Other`]. `None` is for ever.
+    pub inspection_timeout: Option<Duration>,
+    /// Tunnels to an unknown destination are logged there (flag `NR`).
+    pub access_logs: Vec<AccessLog>,
 }
 
 #[derive(Debug, Default, Clone, PartialEq)]

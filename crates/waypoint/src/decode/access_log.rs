@@ -84,29 +84,23 @@ fn access_log(at: At<'_>, log: pb::AccessLog) -> Result<AccessLog, Refused> {
         }
         type_url::STDOUT_ACCESS_LOG => {
             let config: stream::StdoutAccessLog = unpack(config_at, &any)?;
-            let stream::stdout_access_log::AccessLogFormat::LogFormat(format) = match config
-                .access_log_format
-            {
-                Some(format) => format,
-                None => return Ok(logged(at, filter, text(ENVOY_DEFAULT)?, LogTarget::Stdout)?),
+            let format = match config.access_log_format {
+                None => text(ENVOY_DEFAULT)?,
+                Some(stream::stdout_access_log::AccessLogFormat::LogFormat(format)) => {
+                    substitution(config_at.field("log_format"), format)?
+                }
             };
-            (
-                substitution(config_at.field("log_format"), format)?,
-                LogTarget::Stdout,
-            )
+            (format, LogTarget::Stdout)
         }
         type_url::STDERR_ACCESS_LOG => {
             let config: stream::StderrAccessLog = unpack(config_at, &any)?;
-            let stream::stderr_access_log::AccessLogFormat::LogFormat(format) = match config
-                .access_log_format
-            {
-                Some(format) => format,
-                None => return Ok(logged(at, filter, text(ENVOY_DEFAULT)?, LogTarget::Stderr)?),
+            let format = match config.access_log_format {
+                None => text(ENVOY_DEFAULT)?,
+                Some(stream::stderr_access_log::AccessLogFormat::LogFormat(format)) => {
+                    substitution(config_at.field("log_format"), format)?
+                }
             };
-            (
-                substitution(config_at.field("log_format"), format)?,
-                LogTarget::Stderr,
-            )
+            (format, LogTarget::Stderr)
         }
         other => {
             return Err(Refused::NotHere(format!(

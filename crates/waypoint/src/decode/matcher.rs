@@ -113,7 +113,7 @@ impl Tree<'_> {
         let (tree, on_no_match) = exact_map(at, matcher)?;
         if tree.input != type_url::DESTINATION_PORT_INPUT {
             let target = self.protocols(at, tree, on_no_match)?;
-            return Ok(self.inspected_everywhere(at, target)?);
+            return self.inspected_everywhere(at, target);
         }
         let map_at = at.field("matcher_tree");
         let map_at = map_at.field("exact_match_map");

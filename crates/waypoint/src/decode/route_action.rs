@@ -492,7 +492,7 @@ pub(super) fn redirect(
         None | Some(S::HttpsRedirect(false)) => None,
         Some(S::HttpsRedirect(true)) => Some("https".into()),
         Some(S::SchemeRedirect(scheme)) => {
-            Some(scheme.to_ascii_lowercase().into()).filter(|s: &Box<str>| !s.is_empty())
+            scheme.is_set().then(|| scheme.to_ascii_lowercase().into())
         }
     };
     let path = match path_rewrite_specifier {

@@ -227,7 +227,9 @@ mod tests {
         Target::Chain(ChainId(n))
     }
 
-    fn table(rows: &[(&str, &[(Option<u16>, u32)])]) -> Destinations {
+    type Row<'a> = (&'a str, &'a [(Option<u16>, u32)]);
+
+    fn table(rows: &[Row<'_>]) -> Destinations {
         let mut b = DestinationsBuilder::default();
         for (net, ports) in rows {
             let ports: Vec<_> = ports.iter().map(|(p, n)| (*p, chain(*n))).collect();

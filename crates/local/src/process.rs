@@ -15,7 +15,7 @@ use rustix::fd::OwnedFd;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::process::Command;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use waymark_rt::task::{Task, spawn};
 
 /// Environment variable that marks the processes of a mesh; its value is the state directory.
 pub(crate) const MARKER: &str = "WAYMARK_MESH";
@@ -52,7 +52,7 @@ pub(crate) struct Process {
     pub(crate) started: Instant,
     pidfd: Option<OwnedFd>,
     exit: watch::Receiver<Option<ExitStatus>>,
-    waiter: JoinHandle<()>,
+    waiter: Task<()>,
 }
 
 impl Process {
@@ -79,7 +79,7 @@ impl Process {
             })?;
         let pid = child.id().unwrap_or_default();
         let (tell, exit) = watch::channel(None);
-        let waiter = tokio::task::spawn(async move {
+        let waiter = spawn("child", async move {
             let status = child.wait().await.unwrap_or(ExitStatus::from_raw(-1));
             let _ = tell.send(Some(status));
         });

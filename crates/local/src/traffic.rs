@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
+use waymark_rt::task::{Task, spawn};
 
 use crate::http::{client, get};
 
@@ -25,14 +26,14 @@ pub(crate) struct Counters {
 #[derive(Debug)]
 pub(crate) struct Traffic {
     pub(crate) counters: Arc<Counters>,
-    task: JoinHandle<()>,
+    task: Task<()>,
 }
 
 impl Traffic {
     /// `per_second` must not be 0.
     pub(crate) fn start(source: IpAddr, url: String, per_second: u32) -> Self {
         let counters = Arc::new(Counters::default());
-        let task = tokio::task::spawn(drive(source, url, per_second, Arc::clone(&counters)));
+        let task = spawn("traffic", drive(source, url, per_second, Arc::clone(&counters)));
         Self { counters, task }
     }
 }

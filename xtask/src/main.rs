@@ -1,40 +1,83 @@
 //! The repository's own chores.
 #![forbid(unsafe_code)]
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 mod codegen;
+mod tidy;
 
-const USAGE: &str = "usage: cargo xtask gen [--check]
+const USAGE: &str = "usage: cargo xtask gen [--check] | tidy
 
 gen          writes crates/proto/src/gen from crates/proto/proto and the envoy-types package
-gen --check  fails when what is checked in is stale";
+gen --check  fails when what is checked in is stale
+tidy         the checks that no compiler makes: arrows between crates, licences, names, leftovers";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match arguments.as_slice() {
-        ["gen"] => codegen::write(),
-        ["gen", "--check"] => codegen::check(),
+        ["gen"] => report(codegen::write()),
+        ["gen", "--check"] => report(codegen::check()),
+        ["tidy"] => report(tidy::tidy(&root())),
         _ => {
             say(USAGE);
             return ExitCode::from(2);
         }
     };
+    if result {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// The repository's root: this crate's parent.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("..")
+        .canonicalize()
+        .unwrap_or_default()
+}
+
+/// Says how it went; `false` when it went wrong.
+fn report<T: Report, E: std::error::Error>(result: Result<T, E>) -> bool {
     match result {
-        Ok(report) => {
-            say(&report);
-            ExitCode::SUCCESS
-        }
+        Ok(report) => report.say(),
         Err(error) => {
             say(&format!("Error: {error}"));
-            let mut cause = std::error::Error::source(&error);
+            let mut cause = error.source();
             while let Some(error) = cause {
                 say(&format!("  caused by: {error}"));
                 cause = error.source();
             }
-            ExitCode::FAILURE
+            false
         }
+    }
+}
+
+trait Report {
+    fn say(self) -> bool;
+}
+
+impl Report for String {
+    fn say(self) -> bool {
+        say(&self);
+        true
+    }
+}
+
+impl Report for Vec<String> {
+    fn say(self) -> bool {
+        for line in &self {
+            say(line);
+        }
+        if self.is_empty() {
+            say("tidy: all checks hold");
+        } else {
+            say(&format!("tidy: {} to mend", self.len()));
+        }
+        self.is_empty()
     }
 }
 

@@ -1,2 +1,120 @@
-//! TODO
+//! The operator's commands, with the verbs, flags and tables of istioctl.
+//!
+//! A command is a function from arguments and what the mesh answers to text; `main` gives it the streams. Data goes to
+//! `out`, talk to `err`.
 #![forbid(unsafe_code)]
+
+mod analyze;
+mod completion;
+mod dump;
+mod error;
+mod mesh;
+mod printer;
+mod proxy_config;
+mod proxy_status;
+mod table;
+mod target;
+mod version;
+mod waypoint;
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+pub use crate::analyze::Simulator;
+pub use crate::error::CliError;
+
+/// Flags that every command takes.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Global {
+    /// Namespace [default: `default`].
+    #[arg(short, long, global = true, value_name = "NAMESPACE")]
+    pub namespace: Option<String>,
+    /// Namespace of the mesh's own parts.
+    #[arg(
+        short,
+        long = "istioNamespace",
+        global = true,
+        value_name = "NAMESPACE",
+        env = "ISTIOCTL_ISTIONAMESPACE",
+        default_value = "istio-system",
+        hide_env = true
+    )]
+    pub istio_namespace: String,
+    /// State directory of a mesh on this machine [default: $XDG_STATE_HOME/waymark or ~/.local/state/waymark].
+    #[arg(long, global = true, env = "WAYMARK_STATE_DIR", value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+}
+
+/// The operator's commands.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Command {
+    /// Manage waypoints.
+    Waypoint(waypoint::WaypointArgs),
+    /// What a proxy has been configured with.
+    #[command(alias = "pc")]
+    ProxyConfig(proxy_config::ProxyConfigArgs),
+    /// Whether each proxy has what the control plane has sent.
+    #[command(alias = "ps")]
+    ProxyStatus(proxy_status::ProxyStatusArgs),
+    /// Reports about the mesh.
+    Analyze(analyze::AnalyzeArgs),
+    /// Versions of this program and of the running mesh.
+    Version(version::VersionArgs),
+    /// Shell completion.
+    Completion(completion::CompletionArgs),
+    /// Commands of 2023 and those that may still change.
+    #[command(aliases = ["x", "exp"])]
+    Experimental(ExperimentalArgs),
+}
+
+/// Arguments of `experimental`.
+#[derive(Debug, Clone, Args)]
+pub struct ExperimentalArgs {
+    #[command(subcommand)]
+    command: Experimental,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+enum Experimental {
+    /// Manage waypoints, as in 2023: `generate` writes a Gateway for a namespace or a service account.
+    Waypoint(waypoint::seed::SeedArgs),
+    /// Same as `version`.
+    Version(version::VersionArgs),
+    /// Same as `proxy-status`.
+    #[command(alias = "ps")]
+    ProxyStatus(proxy_status::ProxyStatusArgs),
+}
+
+/// What a command works with besides its arguments.
+pub struct Context<'a> {
+    /// Data.
+    pub out: &'a mut dyn Write,
+    /// Talk.
+    pub err: &'a mut dyn Write,
+    /// Builds the mesh of `analyze distribution --simulate` and counts it.
+    pub simulate: &'a Simulator,
+    /// The whole command line, for completion scripts.
+    pub root: &'a dyn Fn() -> clap::Command,
+}
+
+/// Runs a command.
+///
+/// # Errors
+/// What went wrong; [`CliError::exit_code`] is upstream's.
+pub async fn run(global: &Global, command: Command, cx: &mut Context<'_>) -> Result<(), CliError> {
+    match command {
+        Command::Waypoint(args) => waypoint::run(global, args, cx).await,
+        Command::ProxyConfig(args) => proxy_config::run(global, args, cx).await,
+        Command::ProxyStatus(args) => proxy_status::run(global, args, cx).await,
+        Command::Analyze(args) => analyze::run(global, args, cx).await,
+        Command::Version(args) => version::run(global, args, cx).await,
+        Command::Completion(args) => completion::run(&args, cx),
+        Command::Experimental(ExperimentalArgs { command }) => match command {
+            Experimental::Waypoint(args) => waypoint::seed::run(global, args, cx).await,
+            Experimental::Version(args) => version::run(global, args, cx).await,
+            Experimental::ProxyStatus(args) => proxy_status::run(global, args, cx).await,
+        },
+    }
+}

@@ -69,7 +69,9 @@ pub(crate) fn field<'a>(value: &'a Value, name: &str) -> Option<&'a Value> {
 
 /// The field at the end of a path of fields.
 pub(crate) fn path<'a>(value: &'a Value, names: &[&str]) -> Option<&'a Value> {
-    names.iter().try_fold(value, |value, name| field(value, name))
+    names
+        .iter()
+        .try_fold(value, |value, name| field(value, name))
 }
 
 /// The elements of a repeated field.
@@ -146,11 +148,18 @@ mod tests {
 
     #[test]
     fn names_the_object_that_a_resource_was_made_from() {
-        let message = |config: &str| json!({"metadata": {"filter_metadata": {"istio": {"config": config}}}});
+        let message =
+            |config: &str| json!({"metadata": {"filter_metadata": {"istio": {"config": config}}}});
         for (config, want) in [
-            ("/apis/networking.istio.io/v1/namespaces/default/virtual-service/reviews", "reviews.default"),
+            (
+                "/apis/networking.istio.io/v1/namespaces/default/virtual-service/reviews",
+                "reviews.default",
+            ),
             ("/apis/networking.istio.io/v1/namespaces/default", ""),
-            ("/apis/gateway.networking.k8s.io/v1/namespaces/d/http-route/r", "<unknown>"),
+            (
+                "/apis/gateway.networking.k8s.io/v1/namespaces/d/http-route/r",
+                "<unknown>",
+            ),
         ] {
             assert_eq!(config_object(&message(config)), want, "{config}");
         }
@@ -168,6 +177,10 @@ mod tests {
         let routes = dump.routes().expect("routes");
         assert_eq!(text(routes[0], "name"), "new");
         let error = dump.clusters().expect_err("no clusters");
-        assert!(error.to_string().contains("envoy.admin.v3.ClustersConfigDump"));
+        assert!(
+            error
+                .to_string()
+                .contains("envoy.admin.v3.ClustersConfigDump")
+        );
     }
 }

@@ -74,7 +74,9 @@ impl CliError {
             Self::NoMesh { .. } => {
                 Some("start one with `waymark up`, or name its state directory with --state-dir")
             }
-            Self::NotFound(_) => Some("`waymark waypoint list -A` and `waymark proxy-status` show what there is"),
+            Self::NotFound(_) => {
+                Some("`waymark waypoint list -A` and `waymark proxy-status` show what there is")
+            }
             _ => None,
         }
     }

@@ -130,7 +130,10 @@ pub(crate) async fn ask(
         if status == StatusCode::OK {
             Ok(body)
         } else {
-            Err(failed(format!("unexpected status code: {}", status.as_u16())))
+            Err(failed(format!(
+                "unexpected status code: {}",
+                status.as_u16()
+            )))
         }
     };
     tokio::time::timeout(TIMEOUT, exchange)

@@ -57,7 +57,8 @@ fn sorted(value: &Value) -> Value {
 /// A resource of a dump (an inline Any, `@type` and all) as the typed message in lowerCamelCase, without its own `@type`.
 /// What can't be read as a message stays as it is.
 pub(crate) fn typed(resource: &Value) -> Value {
-    let camel = value_to_any::<prost_types::Any>(resource).map(|any| any_to_value(&any, JsonStyle::Camel));
+    let camel =
+        value_to_any::<prost_types::Any>(resource).map(|any| any_to_value(&any, JsonStyle::Camel));
     let mut value = camel.unwrap_or_else(|_| resource.clone());
     if let Value::Object(map) = &mut value {
         map.shift_remove("@type");

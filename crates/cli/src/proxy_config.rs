@@ -233,10 +233,19 @@ fn many(resources: Vec<&Value>, format: Format) -> String {
 fn all(dump: &Dump, with_headers: bool) -> Result<String, CliError> {
     let sections = [
         ("BOOTSTRAP", bootstrap::table(dump.section("Bootstrap")?)),
-        ("CLUSTER", cluster::rows(dump.clusters()?, Some("cluster/")).render()),
-        ("LISTENER", listener::rows(dump.listeners()?, true, Some("listener/")).render()),
+        (
+            "CLUSTER",
+            cluster::rows(dump.clusters()?, Some("cluster/")).render(),
+        ),
+        (
+            "LISTENER",
+            listener::rows(dump.listeners()?, true, Some("listener/")).render(),
+        ),
         ("ROUTE", route::rows(dump.routes()?, true).render()),
-        ("SECRET", secret::table(dump, time::OffsetDateTime::now_utc())?),
+        (
+            "SECRET",
+            secret::table(dump, time::OffsetDateTime::now_utc())?,
+        ),
         ("ENDPOINTS", endpoint::eds_table(dump)?),
     ];
     let texts: Vec<String> = sections

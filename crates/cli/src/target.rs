@@ -35,20 +35,23 @@ pub(crate) fn resolve(mesh: &Mesh, global: &Global, argument: &str) -> Result<Pr
         .namespace
         .or(global.namespace.as_deref())
         .unwrap_or("default");
-    if let Some(proxy) = replicas(mesh).into_iter().find_map(|(replica, deployment, pod)| {
-        let named = match reference.kind {
-            Kind::Pod => pod == reference.name,
-            Kind::Deployment => deployment == reference.name,
-            Kind::Gateway => {
-                deployment == reference.name
-                    || deployment.strip_suffix("-istio-waypoint") == Some(reference.name)
-            }
-        };
-        (named && replica.namespace == namespace).then(|| Proxy {
-            name: format!("{pod}.{namespace}"),
-            admin: replica.admin,
+    if let Some(proxy) = replicas(mesh)
+        .into_iter()
+        .find_map(|(replica, deployment, pod)| {
+            let named = match reference.kind {
+                Kind::Pod => pod == reference.name,
+                Kind::Deployment => deployment == reference.name,
+                Kind::Gateway => {
+                    deployment == reference.name
+                        || deployment.strip_suffix("-istio-waypoint") == Some(reference.name)
+                }
+            };
+            (named && replica.namespace == namespace).then(|| Proxy {
+                name: format!("{pod}.{namespace}"),
+                admin: replica.admin,
+            })
         })
-    }) {
+    {
         return Ok(proxy);
     }
     let is_workload = mesh
@@ -143,14 +146,21 @@ mod tests {
             ("pod/bookinfo-reviews-istio-waypoint-1.default", 10),
         ] {
             let proxy = resolve(&mesh(), &Global::default(), argument).expect(argument);
-            assert_eq!(proxy.admin.to_string(), format!("127.244.0.{want}:15000"), "{argument}");
+            assert_eq!(
+                proxy.admin.to_string(),
+                format!("127.244.0.{want}:15000"),
+                "{argument}"
+            );
         }
     }
 
     #[test]
     fn says_why_nothing_is_found() {
         for (argument, want) in [
-            ("deploy/none", "no pods match \"deploy/none\" in the \"default\" namespace"),
+            (
+                "deploy/none",
+                "no pods match \"deploy/none\" in the \"default\" namespace",
+            ),
             ("productpage-v1", "has no proxy of its own"),
             ("svc/reviews", "resource type \"svc\""),
             ("deploy/x.", "names no resource"),

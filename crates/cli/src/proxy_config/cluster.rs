@@ -65,14 +65,29 @@ pub(crate) fn rows(mut clusters: Vec<&Value>, prefix: Option<&str>) -> Table {
     };
     line(
         "NAME".into(),
-        ["SERVICE FQDN", "PORT", "SUBSET", "DIRECTION", "TYPE", "DESTINATION RULE"].map(Into::into),
+        [
+            "SERVICE FQDN",
+            "PORT",
+            "SUBSET",
+            "DIRECTION",
+            "TYPE",
+            "DESTINATION RULE",
+        ]
+        .map(Into::into),
     );
     for cluster in clusters {
         let name = text(cluster, "name");
         let [host, port, subset, direction] = Parts::of(name).cells();
         line(
             format!("{}{name}", prefix.unwrap_or("")),
-            [host, port, subset, direction, kind(cluster).into(), config_object(cluster)],
+            [
+                host,
+                port,
+                subset,
+                direction,
+                kind(cluster).into(),
+                config_object(cluster),
+            ],
         );
     }
     table
@@ -99,7 +114,11 @@ enum Parts<'a> {
 
 impl<'a> Parts<'a> {
     fn of(name: &'a str) -> Self {
-        let separator = if name.contains("_.") && !name.contains('|') { "_." } else { "|" };
+        let separator = if name.contains("_.") && !name.contains('|') {
+            "_."
+        } else {
+            "|"
+        };
         let mut pieces = name.splitn(4, separator);
         match (pieces.next(), pieces.next(), pieces.next(), pieces.next()) {
             (Some(direction), Some(port), Some(subset), Some(host)) => Self::Parsed {
@@ -114,9 +133,19 @@ impl<'a> Parts<'a> {
 
     fn cells(&self) -> [String; 4] {
         match *self {
-            Self::Parsed { direction, port, subset, host } => {
+            Self::Parsed {
+                direction,
+                port,
+                subset,
+                host,
+            } => {
                 let subset = if subset.is_empty() { "-" } else { subset };
-                [host.into(), port.to_string(), subset.into(), direction.into()]
+                [
+                    host.into(),
+                    port.to_string(),
+                    subset.into(),
+                    direction.into(),
+                ]
             }
             Self::Whole(name) => [name.into(), "-".into(), "-".into(), "-".into()],
         }
@@ -124,9 +153,12 @@ impl<'a> Parts<'a> {
 
     fn key(&self) -> (String, String, u32, String) {
         match *self {
-            Self::Parsed { direction, port, subset, host } => {
-                (host.into(), subset.into(), port, direction.into())
-            }
+            Self::Parsed {
+                direction,
+                port,
+                subset,
+                host,
+            } => (host.into(), subset.into(), port, direction.into()),
             Self::Whole(name) => (name.into(), String::new(), 0, String::new()),
         }
     }

@@ -30,14 +30,20 @@ pub(crate) struct EndpointArgs {
 fn place(host: &Value) -> (String, u64) {
     let address = field(host, "address").unwrap_or(&Value::Null);
     if let Some(socket) = field(address, "socket_address") {
-        return (text(socket, "address").to_owned(), number(socket, "port_value"));
+        return (
+            text(socket, "address").to_owned(),
+            number(socket, "port_value"),
+        );
     }
     if let Some(pipe) = field(address, "pipe") {
         return (format!("unix://{}", text(pipe, "path")), 0);
     }
     if let Some(internal) = field(address, "envoy_internal_address") {
         let listener = text(internal, "server_listener_name");
-        return (format!("envoy://{listener}/{}", text(internal, "endpoint_id")), 0);
+        return (
+            format!("envoy://{listener}/{}", text(internal, "endpoint_id")),
+            0,
+        );
     }
     ("unknown".to_owned(), 0)
 }
@@ -78,7 +84,9 @@ pub(crate) fn select(clusters: &Value, args: &EndpointArgs) -> Value {
         .iter()
         .filter(|c| {
             let name = text(c, "name");
-            items(c, "host_statuses").iter().any(|host| args.admits(name, host))
+            items(c, "host_statuses")
+                .iter()
+                .any(|host| args.admits(name, host))
         })
         .cloned()
         .collect()
@@ -88,8 +96,12 @@ pub(crate) fn table(clusters: &Value, args: &EndpointArgs) -> String {
     let mut rows = Vec::new();
     for cluster in items(clusters, "cluster_statuses") {
         let name = text(cluster, "name");
-        for host in items(cluster, "host_statuses").iter().filter(|h| args.admits(name, h)) {
-            let failed = path(host, &["health_status", "failed_outlier_check"]) == Some(&json!(true));
+        for host in items(cluster, "host_statuses")
+            .iter()
+            .filter(|h| args.admits(name, h))
+        {
+            let failed =
+                path(host, &["health_status", "failed_outlier_check"]) == Some(&json!(true));
             let outlier = if failed { "FAILED" } else { "OK" };
             rows.push((place(host), name, health(host), outlier));
         }
@@ -98,7 +110,12 @@ pub(crate) fn table(clusters: &Value, args: &EndpointArgs) -> String {
     let mut table = Table::new(5);
     table.row(["ENDPOINT", "STATUS", "OUTLIER CHECK", "CLUSTER"]);
     for (place, cluster, status, outlier) in rows {
-        table.row([with_port(&place), status.into(), outlier.into(), cluster.into()]);
+        table.row([
+            with_port(&place),
+            status.into(),
+            outlier.into(),
+            cluster.into(),
+        ]);
     }
     table.render()
 }
@@ -146,7 +163,11 @@ mod tests {
 
     fn args() -> EndpointArgs {
         EndpointArgs {
-            source: SourceArgs { target: None, file: None, output: None },
+            source: SourceArgs {
+                target: None,
+                file: None,
+                output: None,
+            },
             address: String::new(),
             port: 0,
             cluster: String::new(),
@@ -179,7 +200,11 @@ mod tests {
 
     #[test]
     fn filters_apply_together() {
-        let only = EndpointArgs { status: "healthy".into(), cluster: "XDS-grpc".into(), ..args() };
+        let only = EndpointArgs {
+            status: "healthy".into(),
+            cluster: "XDS-grpc".into(),
+            ..args()
+        };
         assert_eq!(table(&clusters(), &only).lines().count(), 2);
         assert_eq!(select(&clusters(), &only).as_array().map(Vec::len), Some(1));
     }

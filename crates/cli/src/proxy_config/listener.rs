@@ -46,7 +46,9 @@ pub(crate) fn select<'a>(dump: &'a Dump, args: &ListenerArgs) -> Result<Vec<&'a 
         .into_iter()
         .filter(|l| {
             (args.address.is_empty()
-                || addresses(l).iter().any(|a| a.eq_ignore_ascii_case(&args.address)))
+                || addresses(l)
+                    .iter()
+                    .any(|a| a.eq_ignore_ascii_case(&args.address)))
                 && (args.port == 0 || port(l) == args.port)
                 && (args.kind.is_empty() || kind(l).eq_ignore_ascii_case(&args.kind))
         })
@@ -72,7 +74,10 @@ pub(crate) fn rows(mut listeners: Vec<&Value>, verbose: bool, prefix: Option<&st
     } else {
         &["ADDRESSES", "PORT", "TYPE"]
     };
-    line("NAME".into(), header.iter().map(|s| (*s).to_owned()).collect());
+    line(
+        "NAME".into(),
+        header.iter().map(|s| (*s).to_owned()).collect(),
+    );
     for listener in listeners {
         let name = format!("{}{}", prefix.unwrap_or(""), text(listener, "name"));
         let place = [addresses(listener).join(","), port(listener).to_string()];
@@ -101,7 +106,11 @@ pub(crate) fn waypoint_table(dump: &Dump) -> Result<String, CliError> {
     // Internal listeners by name, then the others by port and address.
     listeners.sort_by_cached_key(|l| {
         let internal = field(l, "internal_listener").is_some();
-        let name = if internal { text(l, "name").to_owned() } else { String::new() };
+        let name = if internal {
+            text(l, "name").to_owned()
+        } else {
+            String::new()
+        };
         (Reverse(internal), name, port(l), addresses(l), kind(l))
     });
     let mut table = Table::new(1);
@@ -110,7 +119,12 @@ pub(crate) fn waypoint_table(dump: &Dump) -> Result<String, CliError> {
         let name = format!("envoy://{}", listener_name(listener));
         for chain in chains(listener) {
             for way in ways(listener, chain) {
-                table.row([name.clone(), text(chain, "name").to_owned(), way, destination(chain)]);
+                table.row([
+                    name.clone(),
+                    text(chain, "name").to_owned(),
+                    way,
+                    destination(chain),
+                ]);
             }
         }
     }
@@ -149,7 +163,9 @@ fn addresses(listener: &Value) -> Vec<String> {
     let more = items(listener, "additional_addresses")
         .iter()
         .map(|a| one(field(a, "address")));
-    std::iter::once(one(field(listener, "address"))).chain(more).collect()
+    std::iter::once(one(field(listener, "address")))
+        .chain(more)
+        .collect()
 }
 
 fn port(listener: &Value) -> u64 {
@@ -216,7 +232,10 @@ fn http_destination(config: &Value) -> String {
             if is_any_domain(host) {
                 return routes;
             }
-            let domains: Vec<&str> = items(host, "domains").iter().filter_map(Value::as_str).collect();
+            let domains: Vec<&str> = items(host, "domains")
+                .iter()
+                .filter_map(Value::as_str)
+                .collect();
             format!("{} {routes}", domains.join("/"))
         })
         .collect();
@@ -254,13 +273,37 @@ mod tests {
         let route = |m: Value, action: Value| json!({"match": m, "route": action});
         let config = |routes: Value| json!({"route_config": {"virtual_hosts": [{"domains": ["*"], "routes": routes}]}});
         for (chain, want) in [
-            (hcm(&config(json!([route(json!({"prefix": "/"}), json!({"cluster": "encap"}))]))), "Cluster: encap"),
-            (hcm(&config(json!([route(json!({"prefix": "/"}), json!({"weighted_clusters": {}}))]))), "Inline Route: /*"),
-            (hcm(&config(json!([route(json!({"connect_matcher": {}}), json!({"cluster": "main_internal"}))]))), "Inline Route: "),
+            (
+                hcm(&config(json!([route(
+                    json!({"prefix": "/"}),
+                    json!({"cluster": "encap"})
+                )]))),
+                "Cluster: encap",
+            ),
+            (
+                hcm(&config(json!([route(
+                    json!({"prefix": "/"}),
+                    json!({"weighted_clusters": {}})
+                )]))),
+                "Inline Route: /*",
+            ),
+            (
+                hcm(&config(json!([route(
+                    json!({"connect_matcher": {}}),
+                    json!({"cluster": "main_internal"})
+                )]))),
+                "Inline Route: ",
+            ),
             (hcm(&json!({"rds": {"route_config_name": "r"}})), "Route: r"),
             (hcm(&json!({})), "HTTP"),
-            (json!({"filters": [{"name": TCP_PROXY, "typed_config": {"cluster": "encap"}}]}), "Cluster: encap"),
-            (json!({"filters": [{"name": TCP_PROXY, "typed_config": {"cluster": "BlackHoleCluster"}}]}), "Non-HTTP/Non-TCP"),
+            (
+                json!({"filters": [{"name": TCP_PROXY, "typed_config": {"cluster": "encap"}}]}),
+                "Cluster: encap",
+            ),
+            (
+                json!({"filters": [{"name": TCP_PROXY, "typed_config": {"cluster": "BlackHoleCluster"}}]}),
+                "Non-HTTP/Non-TCP",
+            ),
             (json!({}), "Non-HTTP/Non-TCP"),
         ] {
             assert_eq!(destination(&chain), want);
@@ -283,7 +326,13 @@ mod tests {
         let names: Vec<&str> = text.lines().filter_map(|l| l.split(' ').next()).collect();
         assert_eq!(
             names,
-            ["LISTENER", "envoy://connect_originate", "envoy://main_internal", "envoy://connect_terminate", "envoy://0.0.0.0_15021"]
+            [
+                "LISTENER",
+                "envoy://connect_originate",
+                "envoy://main_internal",
+                "envoy://connect_terminate",
+                "envoy://0.0.0.0_15021"
+            ]
         );
     }
 }

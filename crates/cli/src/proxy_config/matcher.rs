@@ -13,7 +13,14 @@ const IP_MATCHER: &str = "type.googleapis.com/xds.type.matcher.v3.IPMatcher";
 const PROTOCOLS: &[(&str, &[&str])] = &[
     (
         "App: HTTP TLS",
-        &["http/1.0", "http/1.1", "h2c", "istio-http/1.0", "istio-http/1.1", "istio-h2"],
+        &[
+            "http/1.0",
+            "http/1.1",
+            "h2c",
+            "istio-http/1.0",
+            "istio-http/1.1",
+            "istio-h2",
+        ],
     ),
     (
         "App: Istio HTTP Plain",
@@ -72,7 +79,9 @@ pub(crate) fn ways(listener: &Value, chain: &Value) -> Vec<String> {
     let name = text(chain, "name");
     let found = match field(matcher, "on_no_match") {
         Some(other) if action(other) == Some(name) => return vec!["UNMATCHED".into()],
-        Some(other) => field(other, "matcher").map_or_else(|| walk(name, matcher), |m| walk(name, m)),
+        Some(other) => {
+            field(other, "matcher").map_or_else(|| walk(name, matcher), |m| walk(name, m))
+        }
         None => walk(name, matcher),
     };
     if found.is_empty() {
@@ -89,7 +98,11 @@ fn walk(chain: &str, matcher: &Value) -> Vec<String> {
         }
         if let Some(nested) = field(other, "matcher") {
             let found = walk(chain, nested);
-            return if found.is_empty() { vec!["NONE".into()] } else { found };
+            return if found.is_empty() {
+                vec!["NONE".into()]
+            } else {
+                found
+            };
         }
     }
     let Some(tree) = field(matcher, "matcher_tree") else {
@@ -205,9 +218,15 @@ mod tests {
         let ways = |name: &str| ways(&listener(), &json!({"name": name}));
         assert_eq!(
             ways("http"),
-            ["ip=10.96.104.108 -> port=80", "ip=10.96.104.108 -> port=9080"]
+            [
+                "ip=10.96.104.108 -> port=80",
+                "ip=10.96.104.108 -> port=9080"
+            ]
         );
-        assert_eq!(ways("direct-tcp"), ["ip=10.244.1.0/24 -> ANY", "ip=10.244.2.14 -> ANY"]);
+        assert_eq!(
+            ways("direct-tcp"),
+            ["ip=10.244.1.0/24 -> ANY", "ip=10.244.2.14 -> ANY"]
+        );
         assert_eq!(
             ways("direct-http"),
             [
@@ -224,10 +243,22 @@ mod tests {
     fn describes_chain_matches() {
         for (chain, want) in [
             (json!({}), "ALL"),
-            (json!({"filter_chain_match": {"server_names": ["a", "b"], "transport_protocol": "tls"}}), "SNI: a,b; Trans: tls"),
-            (json!({"filter_chain_match": {"application_protocols": ["http/1.0", "http/1.1", "h2c"]}}), "App: HTTP"),
-            (json!({"filter_chain_match": {"prefix_ranges": [{"address_prefix": "10.0.0.1", "prefix_len": 32}], "destination_port": 80}}), "Addr: 10.0.0.1/32:80"),
-            (json!({"filterChainMatch": {"destinationPort": 80}}), "Addr: *:80"),
+            (
+                json!({"filter_chain_match": {"server_names": ["a", "b"], "transport_protocol": "tls"}}),
+                "SNI: a,b; Trans: tls",
+            ),
+            (
+                json!({"filter_chain_match": {"application_protocols": ["http/1.0", "http/1.1", "h2c"]}}),
+                "App: HTTP",
+            ),
+            (
+                json!({"filter_chain_match": {"prefix_ranges": [{"address_prefix": "10.0.0.1", "prefix_len": 32}], "destination_port": 80}}),
+                "Addr: 10.0.0.1/32:80",
+            ),
+            (
+                json!({"filterChainMatch": {"destinationPort": 80}}),
+                "Addr: *:80",
+            ),
         ] {
             assert_eq!(chain_match(&chain), want);
         }

@@ -30,7 +30,11 @@ pub(crate) fn select<'a>(dump: &'a Dump, args: &RouteArgs) -> Result<Vec<&'a Val
     }
     Ok(ordered(routes)
         .into_iter()
-        .filter(|r| args.name.as_deref().is_none_or(|name| name == text(r, "name")))
+        .filter(|r| {
+            args.name
+                .as_deref()
+                .is_none_or(|name| name == text(r, "name"))
+        })
         .collect())
 }
 
@@ -51,7 +55,11 @@ pub(crate) fn rows(configs: Vec<&Value>, verbose: bool) -> Table {
     table.row(["NAME", "VHOST NAME", "DOMAINS", "MATCH", "VIRTUAL SERVICE"]);
     for config in ordered(configs) {
         for host in items(config, "virtual_hosts") {
-            let first = [text(config, "name").to_owned(), text(host, "name").to_owned(), domains(host)];
+            let first = [
+                text(config, "name").to_owned(),
+                text(host, "name").to_owned(),
+                domains(host),
+            ];
             let routes = items(host, "routes");
             if routes.is_empty() {
                 table.row(first.into_iter().chain(["/*".to_owned(), "404".to_owned()]));
@@ -104,7 +112,10 @@ fn ordered(configs: Vec<&Value>) -> Vec<&Value> {
 }
 
 fn domains(host: &Value) -> String {
-    let all: Vec<&str> = items(host, "domains").iter().filter_map(Value::as_str).collect();
+    let all: Vec<&str> = items(host, "domains")
+        .iter()
+        .filter_map(Value::as_str)
+        .collect();
     if all.len() < 2 {
         return all.concat();
     }

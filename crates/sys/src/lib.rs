@@ -64,6 +64,32 @@ pub fn bind_address_no_port(socket: BorrowedFd<'_>) -> io::Result<()> {
     }
 }
 
+/// Brings the loopback interface of the current network namespace up: a new namespace has it down.
+///
+/// # Errors
+/// Whatever the kernel answers; `EPERM` without `CAP_NET_ADMIN` in the namespace.
+pub fn loopback_up() -> io::Result<()> {
+    let socket = std::net::UdpSocket::bind(("0.0.0.0", 0))?;
+    // SAFETY: `ifreq` is plain data for which all zeroes is a value; `lo` and its terminating zero fit into the name.
+    // Both calls get the address of a live `ifreq`, which is what these requests read and write, and the socket is open.
+    let answer = unsafe {
+        let mut request: libc::ifreq = std::mem::zeroed();
+        request.ifr_name[0] = b'l' as libc::c_char;
+        request.ifr_name[1] = b'o' as libc::c_char;
+        let mut answer = libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS, &raw mut request);
+        if answer == 0 {
+            request.ifr_ifru.ifru_flags |= (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+            answer = libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw mut request);
+        }
+        answer
+    };
+    if answer == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {

@@ -1,2 +1,7 @@
-//! TODO
+//! What tests of the whole mesh use: network namespaces of their own, a running mesh, a plain HTTP client.
 #![forbid(unsafe_code)]
+
+pub mod http;
+pub mod mesh;
+pub mod netns;
+pub mod wait;

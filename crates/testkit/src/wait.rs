@@ -1,0 +1,20 @@
+//! Waiting for a condition instead of for a time.
+
+use std::time::{Duration, Instant};
+
+const POLL: Duration = Duration::from_millis(10);
+
+/// Asks again until there is a value; returns it with the time that passed.
+///
+/// # Panics
+/// When there is none within `limit`; `what` says what was waited for.
+pub fn until<T>(what: &str, limit: Duration, mut ask: impl FnMut() -> Option<T>) -> (T, Duration) {
+    let start = Instant::now();
+    loop {
+        if let Some(value) = ask() {
+            return (value, start.elapsed());
+        }
+        assert!(start.elapsed() < limit, "not within {limit:?}: {what}");
+        std::thread::park_timeout(POLL);
+    }
+}

@@ -160,11 +160,11 @@ mod tests {
         ];
         assert_eq!(
             rows(configs.iter().collect(), true).render(),
-            "NAME                        VHOST NAME            DOMAINS                   MATCH             VIRTUAL SERVICE\n\
-             80                          empty                 a.b, c + 1 more...        /*                404\n\
-             default                     default               *                                           \n\
-             inbound-vip|9080|http|r     inbound|http|9080     *                         PathPrefix:/x     reviews.default\n\
-             inbound-vip|9080|http|r     inbound|http|9080     *                         regex /y.*        \n"
+            "NAME                        VHOST NAME            DOMAINS                MATCH             VIRTUAL SERVICE\n\
+             80                          empty                 a.b, c + 1 more...     /*                404\n\
+             default                     default               *                                        \n\
+             inbound-vip|9080|http|r     inbound|http|9080     *                      PathPrefix:/x     reviews.default\n\
+             inbound-vip|9080|http|r     inbound|http|9080     *                      regex /y.*        \n"
         );
     }
 }

@@ -13,7 +13,7 @@ use crate::{Context, Global};
 
 /// Arguments of `experimental waypoint`.
 #[derive(Debug, Clone, Args)]
-pub struct SeedArgs {
+pub(crate) struct SeedArgs {
     /// The waypoint's service account; without it the waypoint is the namespace's.
     #[arg(short, long, global = true, value_name = "NAME")]
     service_account: Option<String>,

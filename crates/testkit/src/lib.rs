@@ -1,6 +1,7 @@
 //! What tests of the whole mesh use: network namespaces of their own, a running mesh, a plain HTTP client.
 #![forbid(unsafe_code)]
 
+pub mod hbone;
 pub mod http;
 pub mod mesh;
 pub mod netns;

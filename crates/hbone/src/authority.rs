@@ -112,10 +112,17 @@ mod tests {
             ("10.0.0.1:80", "10.0.0.1:80"),
             ("[::1]:8080", "[::1]:8080"),
             ("[::ffff:10.0.0.1]:80", "10.0.0.1:80"),
-            ("Reviews.Default.svc.cluster.local:9080", "reviews.default.svc.cluster.local:9080"),
+            (
+                "Reviews.Default.svc.cluster.local:9080",
+                "reviews.default.svc.cluster.local:9080",
+            ),
             ("a.:1", "a:1"),
         ] {
-            assert_eq!(text.parse::<Authority>().unwrap().to_string(), shown, "{text}");
+            assert_eq!(
+                text.parse::<Authority>().unwrap().to_string(),
+                shown,
+                "{text}"
+            );
         }
     }
 

@@ -19,7 +19,11 @@ const LARGEST_READ_BYTES: usize = 256 * 1024;
 /// A byte stream that gives and takes whole chunks, so that a copy between two tunnels moves no bytes.
 pub trait ByteStream {
     /// Takes what has arrived; `None` at the end. `state` belongs to this stream and direction.
-    fn poll_take(&mut self, cx: &mut Context<'_>, state: &mut ReadState) -> Poll<io::Result<Option<Bytes>>>;
+    fn poll_take(
+        &mut self,
+        cx: &mut Context<'_>,
+        state: &mut ReadState,
+    ) -> Poll<io::Result<Option<Bytes>>>;
     /// Says that taken bytes were passed on: only now may the peer send as many more.
     fn taken(&mut self, bytes: usize);
     /// Sends a part of `bytes` (all of it, if there is room) and takes that part off.
@@ -184,7 +188,11 @@ impl ReadState {
 }
 
 impl ByteStream for Tunnel {
-    fn poll_take(&mut self, cx: &mut Context<'_>, _: &mut ReadState) -> Poll<io::Result<Option<Bytes>>> {
+    fn poll_take(
+        &mut self,
+        cx: &mut Context<'_>,
+        _: &mut ReadState,
+    ) -> Poll<io::Result<Option<Bytes>>> {
         self.poll_chunk(cx)
     }
 
@@ -203,7 +211,11 @@ impl ByteStream for Tunnel {
 }
 
 impl ByteStream for TcpStream {
-    fn poll_take(&mut self, cx: &mut Context<'_>, state: &mut ReadState) -> Poll<io::Result<Option<Bytes>>> {
+    fn poll_take(
+        &mut self,
+        cx: &mut Context<'_>,
+        state: &mut ReadState,
+    ) -> Poll<io::Result<Option<Bytes>>> {
         loop {
             if self.poll_read_ready(cx)?.is_pending() {
                 state.buffer = BytesMut::new(); // an idle connection holds no buffer
@@ -242,7 +254,10 @@ impl ByteStream for TcpStream {
 
 fn note(error: &mut Option<io::Error>, e: io::Error) {
     use io::ErrorKind::{BrokenPipe, ConnectionReset, NotConnected, UnexpectedEof};
-    let ordinary = matches!(e.kind(), NotConnected | UnexpectedEof | ConnectionReset | BrokenPipe);
+    let ordinary = matches!(
+        e.kind(),
+        NotConnected | UnexpectedEof | ConnectionReset | BrokenPipe
+    );
     if !ordinary && error.is_none() {
         *error = Some(e);
     }

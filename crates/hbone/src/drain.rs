@@ -3,6 +3,7 @@
 use std::future::Future;
 
 use tokio_util::sync::CancellationToken;
+use waymark_rt::Shutdown;
 
 /// Tells connections to finish, and later to be gone. Clones are the same drain.
 #[derive(Clone, Debug, Default)]
@@ -59,5 +60,15 @@ impl Drain {
     #[must_use]
     pub fn killed(&self) -> CancellationToken {
         self.killed.clone()
+    }
+}
+
+/// The whole program's drain.
+impl From<&Shutdown> for Drain {
+    fn from(shutdown: &Shutdown) -> Self {
+        Self {
+            started: shutdown.draining_token(),
+            killed: shutdown.killed_token(),
+        }
     }
 }

@@ -13,8 +13,10 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use h2::Reason;
 use http::{HeaderMap, Method, Request, StatusCode, Uri};
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 use waymark_identity::SpiffeId;
+use waymark_rt::{Spawner, Tasks};
 
 use crate::drain::Drain;
 use crate::peer::ExpectedPeer;
@@ -109,12 +111,12 @@ pub enum ConnectError {
         source: Arc<io::Error>,
     },
     /// The server is someone else.
-    #[error("peer at {destination} is {}, want {want}", names(got))]
+    #[error("peer at {destination} is {got:?}, want {want}")]
     PeerIdentity {
         /// The socket address.
         destination: SocketAddr,
-        /// Who it is.
-        got: Vec<SpiffeId>,
+        /// The URIs of its certificate, separated by commas.
+        got: String,
         /// Who it should have been.
         want: ExpectedPeer,
     },
@@ -178,6 +180,8 @@ pub struct Connected {
 #[derive(Clone)]
 pub struct Pool {
     inner: Arc<Inner>,
+    /// Owned by the handles alone: with the last one the connections end, tunnels or not.
+    _tasks: Arc<Tasks>,
 }
 
 struct Inner {
@@ -187,6 +191,7 @@ struct Inner {
     slots: Mutex<HashMap<PoolKey, Slot>>,
     stats: PoolStats,
     drain: Drain,
+    tasks: Spawner,
 }
 
 #[derive(Default)]
@@ -206,6 +211,7 @@ impl Pool {
     /// Makes a pool; its connections end with `drain`.
     #[must_use]
     pub fn new(tls: impl ClientTls, settings: PoolSettings, drain: &Drain) -> Self {
+        let tasks = Tasks::new();
         Self {
             inner: Arc::new(Inner {
                 tls: Box::new(tls),
@@ -214,7 +220,9 @@ impl Pool {
                 slots: Mutex::default(),
                 stats: PoolStats::default(),
                 drain: drain.clone(),
+                tasks: tasks.spawner(),
             }),
+            _tasks: Arc::new(tasks),
         }
     }
 
@@ -268,9 +276,10 @@ impl Pool {
             };
             let refused = e.reason() == Some(Reason::REFUSED_STREAM);
             if !e.is_reset() {
-                self.forget(&connection);
+                self.inner.forget(&connection);
             }
-            let safe = refused || (e.is_go_away() && e.is_remote()) || (!e.is_reset() && used_before);
+            let safe =
+                refused || (e.is_go_away() && e.is_remote()) || (!e.is_reset() && used_before);
             if !safe || failed.is_some() {
                 stats.stream_failures.fetch_add(1, Ordering::Relaxed);
                 return Err(match e.reason() {
@@ -302,7 +311,11 @@ impl Pool {
             .collect()
     }
 
-    async fn lease(&self, key: &PoolKey, avoid: Option<&Arc<Connection>>) -> Result<Lease, ConnectError> {
+    async fn lease(
+        &self,
+        key: &PoolKey,
+        avoid: Option<&Arc<Connection>>,
+    ) -> Result<Lease, ConnectError> {
         loop {
             match self.checkout(key, avoid)? {
                 Checkout::Ready(lease) => return Ok(lease),
@@ -311,7 +324,11 @@ impl Pool {
         }
     }
 
-    fn checkout(&self, key: &PoolKey, avoid: Option<&Arc<Connection>>) -> Result<Checkout, ConnectError> {
+    fn checkout(
+        &self,
+        key: &PoolKey,
+        avoid: Option<&Arc<Connection>>,
+    ) -> Result<Checkout, ConnectError> {
         if self.inner.drain.is_started() {
             return Err(ConnectError::Draining);
         }
@@ -340,31 +357,41 @@ impl Pool {
     /// Connects in a task of its own, so that a caller who gives up does not take the others' connection with it.
     fn start_connecting(&self, key: PoolKey) -> Connecting {
         let inner = Arc::clone(&self.inner);
-        let task = tokio::spawn(async move {
-            let outcome = connection::connect(&inner, &key).await;
+        let (done, outcome) = oneshot::channel();
+        self.inner.tasks.spawn("hbone client connect", async move {
+            let made = connection::connect(&inner, &key).await;
             let stats = &inner.stats;
-            let counter = if outcome.is_ok() { &stats.connections } else { &stats.connect_failures };
+            let counter = if made.is_ok() {
+                &stats.connections
+            } else {
+                &stats.connect_failures
+            };
             counter.fetch_add(1, Ordering::Relaxed);
             let mut slots = inner.lock();
             // The slot is missing when `retain` let go of it meanwhile: then the connection serves who waits for it.
             let slot = slots.entry(key).or_default();
             slot.connecting = None;
-            outcome.map(|connection| slot.connections.push(connection))
+            let _ = done.send(made.map(|connection| slot.connections.push(connection)));
         });
-        task.map(|joined| joined.unwrap_or(Err(ConnectError::Draining))).boxed().shared()
-    }
-
-    fn forget(&self, connection: &Arc<Connection>) {
-        connection.set_gone();
-        if let Some(slot) = self.inner.lock().get_mut(connection.key()) {
-            slot.connections.retain(|c| !Arc::ptr_eq(c, connection));
-        }
+        // Without an outcome the task was ended with the pool.
+        outcome
+            .map(|o| o.unwrap_or(Err(ConnectError::Draining)))
+            .boxed()
+            .shared()
     }
 }
 
 impl Inner {
     fn lock(&self) -> MutexGuard<'_, HashMap<PoolKey, Slot>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// No new streams for a connection; its open ones go on.
+    fn forget(&self, connection: &Arc<Connection>) {
+        connection.set_gone();
+        if let Some(slot) = self.lock().get_mut(connection.key()) {
+            slot.connections.retain(|c| !Arc::ptr_eq(c, connection));
+        }
     }
 
     /// Takes an idle connection out; false when it got a stream meanwhile.
@@ -406,7 +433,7 @@ fn open(
         *request.method_mut() = Method::CONNECT;
         *request.uri_mut() = uri.map_err(|_| OpenError::Status(StatusCode::BAD_REQUEST))?;
         *request.headers_mut() = headers;
-        let mut sender = lease.connection().sender().ready().await?;
+        let mut sender = lease.connection().sender().await?;
         let (response, send) = sender.send_request(request, false)?;
         let (head, recv) = response.await?.into_parts();
         if head.status != StatusCode::OK {
@@ -417,11 +444,4 @@ fn open(
             headers: head.headers,
         })
     }
-}
-
-fn names(ids: &[SpiffeId]) -> String {
-    if ids.is_empty() {
-        return "nobody".to_owned();
-    }
-    ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }

@@ -16,10 +16,10 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
-use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use waymark_identity::SpiffeId;
+use waymark_identity::roots::PeerNames;
 
 use crate::drain::Drain;
 use crate::keepalive::Keepalive;
@@ -31,7 +31,15 @@ use crate::{Authority, Tunnel};
 /// rotates.
 pub trait ServerTls: Send + Sync + 'static {
     /// The configuration for a connection to `local`; called once a connection.
-    fn server_config(&self, local: SocketAddr) -> BoxFuture<'_, Result<Arc<rustls::ServerConfig>, TlsUnavailable>>;
+    fn server_config(
+        &self,
+        local: SocketAddr,
+    ) -> BoxFuture<'_, Result<Arc<rustls::ServerConfig>, TlsUnavailable>>;
+
+    /// Whether a client with these names is served, once its certificate is verified. Everybody, if not said otherwise.
+    fn admits(&self, _peer: &PeerNames) -> bool {
+        true
+    }
 }
 
 /// There is no certificate to serve or dial with.
@@ -99,6 +107,9 @@ pub enum AcceptError {
     /// The TLS handshake failed: no or a foreign client certificate, a wrong version or ALPN, or no TLS at all.
     #[error("TLS handshake")]
     Tls(#[source] io::Error),
+    /// The client's certificate is verified, but it is not one that is served. The text lists its URIs.
+    #[error("client {0} is not admitted")]
+    Peer(String),
     /// What came over TLS was not HTTP/2.
     #[error("HTTP/2 handshake")]
     Http2(#[source] h2::Error),
@@ -143,12 +154,19 @@ impl Acceptor {
     ///
     /// # Errors
     /// When the peer is not one of the mesh, speaks something else, or is too slow.
-    pub async fn accept(&self, tcp: TcpStream, drain: &Drain) -> Result<ServerConnection, AcceptError> {
+    pub async fn accept(
+        &self,
+        tcp: TcpStream,
+        drain: &Drain,
+    ) -> Result<ServerConnection, AcceptError> {
         let inner = &self.inner;
         inner.stats.connections.fetch_add(1, Ordering::Relaxed);
         let active = Active::new(Arc::clone(inner));
         if active.count > inner.settings.max_connections {
-            inner.stats.connections_refused.fetch_add(1, Ordering::Relaxed);
+            inner
+                .stats
+                .connections_refused
+                .fetch_add(1, Ordering::Relaxed);
             return Err(AcceptError::TooManyConnections);
         }
         let deadline = Instant::now() + inner.settings.handshake_timeout;
@@ -161,7 +179,10 @@ impl Acceptor {
         match result {
             Ok((h2, info)) => Ok(ServerConnection::new(h2, info, active, drain)),
             Err(e) => {
-                inner.stats.handshake_failures.fetch_add(1, Ordering::Relaxed);
+                inner
+                    .stats
+                    .handshake_failures
+                    .fetch_add(1, Ordering::Relaxed);
                 Err(e)
             }
         }
@@ -175,20 +196,32 @@ impl Acceptor {
         let config = inner.tls.server_config(local_addr).await?;
         let tls = {
             // The permit is for the cryptography; a peer that sends nothing must not keep others waiting.
-            let accepted = tokio_rustls::LazyConfigAcceptor::new(rustls::server::Acceptor::default(), tcp)
+            let accepted =
+                tokio_rustls::LazyConfigAcceptor::new(rustls::server::Acceptor::default(), tcp)
+                    .await
+                    .map_err(AcceptError::Tls)?;
+            let permit = inner.handshakes.acquire().await;
+            let tls = accepted
+                .into_stream(config)
                 .await
                 .map_err(AcceptError::Tls)?;
-            let permit = inner.handshakes.acquire().await;
-            let tls = accepted.into_stream(config).await.map_err(AcceptError::Tls)?;
             drop(permit);
             tls
         };
-        let peer = tls
-            .get_ref()
-            .1
-            .peer_certificates()
-            .and_then(|chain| peer::identities(chain).into_iter().next());
-        let h2 = inner.builder.handshake(tls).await.map_err(AcceptError::Http2)?;
+        let names = peer::names(tls.get_ref().1.peer_certificates());
+        if let Some(names) = &names
+            && !inner.tls.admits(names)
+        {
+            return Err(AcceptError::Peer(
+                names.uris().collect::<Vec<_>>().join(", "),
+            ));
+        }
+        let peer = names.and_then(|names| names.identities().first().cloned());
+        let h2 = inner
+            .builder
+            .handshake(tls)
+            .await
+            .map_err(AcceptError::Http2)?;
         Ok((
             h2,
             ConnectionInfo {
@@ -298,7 +331,11 @@ impl ServerConnection {
         self.h2.abrupt_shutdown(reason);
     }
 
-    fn admit(&self, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) -> Option<Incoming> {
+    fn admit(
+        &self,
+        request: Request<RecvStream>,
+        mut respond: SendResponse<Bytes>,
+    ) -> Option<Incoming> {
         let (head, recv) = request.into_parts();
         let authority = (head.method == Method::CONNECT)
             .then_some(head.uri.authority())
@@ -344,7 +381,10 @@ impl Incoming {
     pub fn accept(mut self, headers: HeaderMap) -> io::Result<Tunnel> {
         let mut response = Response::new(());
         *response.headers_mut() = headers;
-        let send = self.respond.send_response(response, false).map_err(io::Error::other)?;
+        let send = self
+            .respond
+            .send_response(response, false)
+            .map_err(io::Error::other)?;
         Ok(Tunnel::new(send, self.recv, None))
     }
 
@@ -390,13 +430,20 @@ struct Active {
 
 impl Active {
     fn new(acceptor: Arc<AcceptorInner>) -> Self {
-        let count = acceptor.stats.connections_active.fetch_add(1, Ordering::Relaxed) + 1;
+        let count = acceptor
+            .stats
+            .connections_active
+            .fetch_add(1, Ordering::Relaxed)
+            + 1;
         Self { acceptor, count }
     }
 }
 
 impl Drop for Active {
     fn drop(&mut self) {
-        self.acceptor.stats.connections_active.fetch_sub(1, Ordering::Relaxed);
+        self.acceptor
+            .stats
+            .connections_active
+            .fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -102,14 +102,20 @@ impl Tunnel {
     }
 
     /// Sends as much of `bytes` as the peer's window admits, without copying; what is left stays in `bytes`.
-    pub fn poll_send(&mut self, cx: &mut Context<'_>, bytes: &mut Bytes) -> Poll<io::Result<usize>> {
+    pub fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        bytes: &mut Bytes,
+    ) -> Poll<io::Result<usize>> {
         if bytes.is_empty() {
             return Poll::Ready(Ok(0));
         }
         let room = ready!(self.poll_room(cx, bytes.len()))?;
         let part = bytes.split_to(room.min(bytes.len()));
         let sent = part.len();
-        self.send.send_data(part, false).map_err(|e| write_error(&e))?;
+        self.send
+            .send_data(part, false)
+            .map_err(|e| write_error(&e))?;
         Poll::Ready(Ok(sent))
     }
 
@@ -198,7 +204,11 @@ impl Tunnel {
 }
 
 impl AsyncRead for Tunnel {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if buf.remaining() == 0 {
             return Poll::Ready(Ok(()));
@@ -217,7 +227,11 @@ impl AsyncRead for Tunnel {
 }
 
 impl AsyncWrite for Tunnel {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         self.poll_write_vectored(cx, &[io::IoSlice::new(buf)])
     }
 
@@ -281,7 +295,9 @@ fn read_error(e: &h2::Error) -> Option<io::Error> {
 
 fn write_error(e: &h2::Error) -> io::Error {
     match e.reason() {
-        Some(Reason::NO_ERROR | Reason::CANCEL | Reason::STREAM_CLOSED) => io::ErrorKind::BrokenPipe.into(),
+        Some(Reason::NO_ERROR | Reason::CANCEL | Reason::STREAM_CLOSED) => {
+            io::ErrorKind::BrokenPipe.into()
+        }
         None if e.get_io().is_none() => io::ErrorKind::BrokenPipe.into(), // "inactive stream"
         _ => other_error(e),
     }

@@ -1,21 +1,21 @@
 //! One connection of the pool: how it comes up, what drives it, when it ends.
 
 use std::future::Future;
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::SendRequest;
 use rustls::pki_types::ServerName;
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use waymark_rt::ConnectOptions;
 
 use super::{ConnectError, Inner, PoolKey};
 use crate::keepalive::Keepalive;
@@ -63,7 +63,10 @@ impl Connection {
     }
 
     fn idle_since(&self) -> Instant {
-        *self.idle_since.lock().unwrap_or_else(PoisonError::into_inner)
+        *self
+            .idle_since
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -94,23 +97,35 @@ impl Lease {
             return false;
         }
         let slots = self.pool.lock();
-        slots
-            .get(&self.connection.key)
-            .is_some_and(|slot| slot.connections.iter().any(|c| Arc::ptr_eq(c, &self.connection)))
+        slots.get(&self.connection.key).is_some_and(|slot| {
+            slot.connections
+                .iter()
+                .any(|c| Arc::ptr_eq(c, &self.connection))
+        })
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.pool.stats.streams_active.fetch_sub(1, Ordering::Relaxed);
-        let mut idle_since = self.connection.idle_since.lock().unwrap_or_else(PoisonError::into_inner);
+        self.pool
+            .stats
+            .streams_active
+            .fetch_sub(1, Ordering::Relaxed);
+        let mut idle_since = self
+            .connection
+            .idle_since
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         *idle_since = Instant::now();
         self.connection.active.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 /// Brings a connection up and starts the task that drives it.
-pub(super) async fn connect(pool: &Arc<Inner>, key: &PoolKey) -> Result<Arc<Connection>, ConnectError> {
+pub(super) async fn connect(
+    pool: &Arc<Inner>,
+    key: &PoolKey,
+) -> Result<Arc<Connection>, ConnectError> {
     let destination = key.destination;
     let set_up = Box::pin(set_up(pool, key));
     let (sender, http2) = tokio::select! {
@@ -132,7 +147,7 @@ pub(super) async fn connect(pool: &Arc<Inner>, key: &PoolKey) -> Result<Arc<Conn
         return Err(ConnectError::NoStreams { destination });
     }
     let driver = Driver::new(pool, &connection, http2);
-    tokio::spawn(driver.run());
+    pool.tasks.spawn("hbone client connection", driver.run());
     Ok(connection)
 }
 
@@ -141,10 +156,21 @@ type Http2 = h2::client::Connection<TlsStream<TcpStream>, Bytes>;
 async fn set_up(pool: &Inner, key: &PoolKey) -> Result<(SendRequest<Bytes>, Http2), ConnectError> {
     let destination = key.destination;
     let config = pool.tls.client_config(&key.source).await?;
-    let tcp = dial(destination, key.bind).await.map_err(|e| ConnectError::Tcp {
-        destination,
-        source: Arc::new(e),
-    })?;
+    let options = ConnectOptions {
+        source: key.bind.filter(|ip| ip.is_ipv4() == destination.is_ipv4()),
+        timeout: pool.settings.connect_timeout,
+        ..ConnectOptions::default()
+    };
+    let tcp = waymark_rt::connect(destination, &options)
+        .await
+        .map_err(|e| match e {
+            waymark_rt::ConnectError::Timeout { .. } => ConnectError::Timeout { destination },
+            waymark_rt::ConnectError::Bind { source, .. }
+            | waymark_rt::ConnectError::Io { source, .. } => ConnectError::Tcp {
+                destination,
+                source: Arc::new(source),
+            },
+        })?;
     // No name is sent or checked: identities are what counts (hbone-and-l4.md 2.1).
     let nobody = ServerName::from(IpAddr::from(Ipv4Addr::UNSPECIFIED));
     let tls = TlsConnector::from(config)
@@ -154,30 +180,28 @@ async fn set_up(pool: &Inner, key: &PoolKey) -> Result<(SendRequest<Bytes>, Http
             destination,
             source: Arc::new(e),
         })?;
-    let got = peer::identities(tls.get_ref().1.peer_certificates().unwrap_or_default());
-    if !key.expected.accepts(&got) {
+    let names = peer::names(tls.get_ref().1.peer_certificates());
+    if !names
+        .as_ref()
+        .is_some_and(|names| key.expected.accepts(names))
+    {
         return Err(ConnectError::PeerIdentity {
             destination,
-            got,
+            got: names
+                .iter()
+                .flat_map(|names| names.uris())
+                .collect::<Vec<_>>()
+                .join(", "),
             want: key.expected.clone(),
         });
     }
-    pool.builder.handshake(tls).await.map_err(|e| ConnectError::Http2 {
-        destination,
-        source: Arc::new(e),
-    })
-}
-
-async fn dial(destination: SocketAddr, bind: Option<IpAddr>) -> io::Result<TcpStream> {
-    let (socket, any) = match destination {
-        SocketAddr::V4(_) => (TcpSocket::new_v4()?, IpAddr::from(Ipv4Addr::UNSPECIFIED)),
-        SocketAddr::V6(_) => (TcpSocket::new_v6()?, IpAddr::from(Ipv6Addr::UNSPECIFIED)),
-    };
-    socket.set_nodelay(true)?;
-    if let Some(bind) = bind.filter(|bind| bind.is_ipv4() == any.is_ipv4()) {
-        socket.bind(SocketAddr::new(bind, 0))?;
-    }
-    socket.connect(destination).await
+    pool.builder
+        .handshake(tls)
+        .await
+        .map_err(|e| ConnectError::Http2 {
+            destination,
+            source: Arc::new(e),
+        })
 }
 
 /// The task of a connection: HTTP/2, PINGs, idleness.
@@ -186,24 +210,32 @@ struct Driver {
     keepalive: Option<Keepalive>,
     idle_timer: Pin<Box<Sleep>>,
     idle_timeout: Duration,
-    /// Gone once the connection was retired: then nothing here keeps the HTTP/2 connection open.
-    connection: Option<Arc<Connection>>,
+    /// Weak: the HTTP/2 connection ends when the pool has let go of it and its last stream is over.
+    connection: Weak<Connection>,
+    retired: bool,
     pool: Arc<Inner>,
 }
 
 impl Driver {
     fn new(pool: &Arc<Inner>, connection: &Arc<Connection>, mut http2: Http2) -> Self {
         let settings = &pool.settings;
-        let keepalive = http2
-            .ping_pong()
-            .map(|ping| Keepalive::new(ping, settings.http2.ping_interval, settings.http2.ping_timeout));
-        pool.stats.connections_active.fetch_add(1, Ordering::Relaxed);
+        let keepalive = http2.ping_pong().map(|ping| {
+            Keepalive::new(
+                ping,
+                settings.http2.ping_interval,
+                settings.http2.ping_timeout,
+            )
+        });
+        pool.stats
+            .connections_active
+            .fetch_add(1, Ordering::Relaxed);
         Self {
             http2,
             keepalive,
             idle_timer: Box::pin(sleep(settings.idle_timeout)),
             idle_timeout: settings.idle_timeout,
-            connection: Some(Arc::clone(connection)),
+            connection: Arc::downgrade(connection),
+            retired: false,
             pool: Arc::clone(pool),
         }
     }
@@ -216,7 +248,7 @@ impl Driver {
             if killed.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(());
             }
-            if self.connection.is_some() && started.as_mut().poll(cx).is_ready() {
+            if !self.retired && started.as_mut().poll(cx).is_ready() {
                 self.retire();
             }
             self.poll(cx)
@@ -231,18 +263,25 @@ impl Driver {
             }
             return Poll::Ready(());
         }
-        if self.keepalive.as_mut().is_some_and(|k| k.poll(cx).is_ready()) {
+        if self
+            .keepalive
+            .as_mut()
+            .is_some_and(|k| k.poll(cx).is_ready())
+        {
             self.pool.stats.dead_peers.fetch_add(1, Ordering::Relaxed);
             return Poll::Ready(());
         }
-        while self.connection.is_some() && self.idle_timer.as_mut().poll(cx).is_ready() {
+        while !self.retired && self.idle_timer.as_mut().poll(cx).is_ready() {
             self.look_for_idleness();
         }
         Poll::Pending
     }
 
     fn look_for_idleness(&mut self) {
-        let Some(connection) = &self.connection else { return };
+        let Some(connection) = self.connection.upgrade() else {
+            self.retired = true;
+            return;
+        };
         let now = Instant::now();
         let next = if connection.active() > 0 {
             now + self.idle_timeout
@@ -251,21 +290,19 @@ impl Driver {
         };
         if next > now {
             self.idle_timer.as_mut().reset(next);
-        } else if self.pool.retire_idle(connection) {
+        } else if self.pool.retire_idle(&connection) {
             self.pool.stats.idle_closed.fetch_add(1, Ordering::Relaxed);
-            self.connection = None;
+            self.retired = true;
         } else {
             self.idle_timer.as_mut().reset(now + self.idle_timeout);
         }
     }
 
-    /// No new streams; the HTTP/2 connection ends with its last one, as nothing else holds it then.
+    /// No new streams from now on.
     fn retire(&mut self) {
-        if let Some(connection) = self.connection.take() {
-            connection.set_gone();
-            if let Some(slot) = self.pool.lock().get_mut(connection.key()) {
-                slot.connections.retain(|c| !Arc::ptr_eq(c, &connection));
-            }
+        self.retired = true;
+        if let Some(connection) = self.connection.upgrade() {
+            self.pool.forget(&connection);
         }
     }
 }
@@ -273,6 +310,9 @@ impl Driver {
 impl Drop for Driver {
     fn drop(&mut self) {
         self.retire();
-        self.pool.stats.connections_active.fetch_sub(1, Ordering::Relaxed);
+        self.pool
+            .stats
+            .connections_active
+            .fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -44,6 +44,16 @@ impl ClientTls for Arc<rustls::ClientConfig> {
     }
 }
 
+/// Shared by several pools.
+impl<T: ClientTls + ?Sized> ClientTls for Arc<T> {
+    fn client_config<'a>(
+        &'a self,
+        source: &'a SpiffeId,
+    ) -> BoxFuture<'a, Result<Arc<rustls::ClientConfig>, TlsUnavailable>> {
+        (**self).client_config(source)
+    }
+}
+
 /// What connections are shared by: streams of the same key only.
 ///
 /// The accepted identities belong to it, as one address may be expected to show different ones.

@@ -47,6 +47,17 @@ pub trait ServerTls: Send + Sync + 'static {
 #[error("no certificate: {0}")]
 pub struct TlsUnavailable(pub Arc<str>);
 
+/// Shared by several acceptors.
+impl<T: ServerTls + ?Sized> ServerTls for Arc<T> {
+    fn server_config(&self, local: SocketAddr) -> BoxFuture<'_, Result<Arc<rustls::ServerConfig>, TlsUnavailable>> {
+        (**self).server_config(local)
+    }
+
+    fn admits(&self, peer: &PeerNames) -> bool {
+        (**self).admits(peer)
+    }
+}
+
 /// One configuration for every address.
 impl ServerTls for Arc<rustls::ServerConfig> {
     fn server_config(&self, _: SocketAddr) -> BoxFuture<'_, Result<Self, TlsUnavailable>> {

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod authority;
+mod certificates;
 mod copy;
 mod drain;
 mod keepalive;
@@ -19,6 +20,7 @@ mod settings;
 mod tunnel;
 
 pub use authority::{Authority, AuthorityError};
+pub use certificates::ServeAs;
 pub use copy::{ByteStream, CopyCounters, CopyOutcome, ReadState, copy_bidirectional};
 pub use drain::Drain;
 pub use peer::{ExpectedPeer, PeerRule};

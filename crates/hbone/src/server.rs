@@ -49,7 +49,10 @@ pub struct TlsUnavailable(pub Arc<str>);
 
 /// Shared by several acceptors.
 impl<T: ServerTls + ?Sized> ServerTls for Arc<T> {
-    fn server_config(&self, local: SocketAddr) -> BoxFuture<'_, Result<Arc<rustls::ServerConfig>, TlsUnavailable>> {
+    fn server_config(
+        &self,
+        local: SocketAddr,
+    ) -> BoxFuture<'_, Result<Arc<rustls::ServerConfig>, TlsUnavailable>> {
         (**self).server_config(local)
     }
 

@@ -7,6 +7,7 @@
 //! Wire types stop at [`decode`]; the data path reads [`program`], [`route`] and [`telemetry`] only.
 #![forbid(unsafe_code)]
 
+pub mod config;
 pub mod decode;
 pub mod program;
 pub mod route;

@@ -9,7 +9,7 @@ use crate::program::ClusterRef;
 use crate::route::{HeaderOps, LogFormat, RouteTable, Weighted};
 
 /// One filter chain of `main_internal`.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Chain {
     /// `http_connection_manager`.
     Http(Box<HttpChain>),

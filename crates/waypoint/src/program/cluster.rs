@@ -300,7 +300,7 @@ pub struct LocalityName {
 }
 
 /// One endpoint. An update that changes only its health or weight keeps [`Endpoint::stats`].
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Endpoint {
     /// How it is reached; its identity within the cluster.
     pub kind: EndpointKind,

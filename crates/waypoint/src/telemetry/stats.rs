@@ -63,27 +63,29 @@ macro_rules! figures {
         pub struct $name {
             $(
                 #[doc = concat!("Envoy's counter `", stringify!($counter), "`.")]
-                pub $counter: Counter,
+                pub $counter: $crate::telemetry::Counter,
             )*
             $(
                 #[doc = concat!("Envoy's gauge `", stringify!($gauge), "`.")]
-                pub $gauge: Gauge,
+                pub $gauge: $crate::telemetry::Gauge,
             )*
         }
 
         impl $name {
             /// Every counter with its name, sorted by name.
-            pub fn counters(&self) -> impl Iterator<Item = (&'static str, &Counter)> {
+            pub fn counters(&self) -> impl Iterator<Item = (&'static str, &$crate::telemetry::Counter)> {
                 [$((stringify!($counter), &self.$counter),)*].into_iter()
             }
 
             /// Every gauge with its name, sorted by name.
-            pub fn gauges(&self) -> impl Iterator<Item = (&'static str, &Gauge)> {
+            pub fn gauges(&self) -> impl Iterator<Item = (&'static str, &$crate::telemetry::Gauge)> {
                 [$((stringify!($gauge), &self.$gauge),)*].into_iter()
             }
         }
     };
 }
+
+pub(crate) use figures;
 
 figures! {
     /// The figures of one cluster, under the names that Envoy gives them (`cluster.<name>.<figure>`).

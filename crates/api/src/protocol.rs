@@ -160,6 +160,15 @@ pub enum Transport {
 }
 
 impl Transport {
+    /// The transport as manifests spell it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+            Self::Sctp => "SCTP",
+        }
+    }
+
     /// Every value, as manifests spell them.
     pub const ALLOWED: &'static [(&'static str, Self)] =
         &[("TCP", Self::Tcp), ("UDP", Self::Udp), ("SCTP", Self::Sctp)];

@@ -1,10 +1,4 @@
 //! The manifests that come with Waymark are good ones.
-#![expect(
-    clippy::expect_used,
-    clippy::unwrap_used,
-    reason = "a test fails by panicking"
-)]
-
 use std::path::{Path, PathBuf};
 
 use waymark_api::gateway::WaypointForm;

@@ -175,6 +175,7 @@ fn source(field: &Field<'_>) -> Option<PolicySource> {
             any_text,
         ),
         namespaces: values(&mut object, "namespaces", "notNamespaces", any_text),
+        trust_domains: values(&mut object, "trustDomains", "notTrustDomains", any_text),
         service_accounts: values(
             &mut object,
             "serviceAccounts",
@@ -335,6 +336,7 @@ const CONDITION_KEYS: &[&str] = &[
     "source.namespace",
     "source.principal",
     "source.serviceAccount",
+    "source.trustDomain",
     "request.auth.principal",
     "request.auth.audiences",
     "request.auth.presenter",

@@ -3,7 +3,7 @@
 use crate::decode::meta::{NameRule, Scope, meta};
 use crate::decode::object::{Field, Object};
 use crate::decode::policy::export_to;
-use crate::decode::values::refuse_duplicates;
+use crate::decode::values::{decoded, plain, refuse_duplicates};
 use crate::istio::DestinationRule;
 use crate::istio::destination_rule::{
     ConnectionPool, ConsistentHash, H2UpgradePolicy, HashAlgorithm, HashKey, LoadBalancer,
@@ -20,12 +20,9 @@ pub(super) fn destination_rule(root: &Field<'_>) -> Option<DestinationRule> {
         .and_then(|f| traffic_policy(&f))
         .unwrap_or_default();
     let subset_fields = spec.list("subsets");
-    let subsets: Vec<Subset> = subset_fields.iter().filter_map(subset).collect();
-    refuse_duplicates(
-        &subset_fields,
-        subsets.iter().map(|s| s.name.as_str()),
-        "subset",
-    );
+    let subsets = decoded(&subset_fields, subset);
+    refuse_duplicates(&subsets, "subset", |s| Some(s.name.clone()));
+    let subsets = plain(subsets);
     let export_to = export_to(&mut spec);
     Some(DestinationRule {
         meta,

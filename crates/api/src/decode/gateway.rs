@@ -97,10 +97,7 @@ fn infrastructure(spec: &mut Object<'_>) -> (crate::meta::Map, crate::meta::Map)
 }
 
 fn listeners(spec: &mut Object<'_>) -> Vec<Listener> {
-    let fields = spec.list("listeners");
-    if fields.is_empty() {
-        spec.missing("listeners");
-    }
+    let fields = spec.required_list("listeners");
     for extra in fields.iter().skip(1) {
         extra.unsupported("a waypoint has one listener: protocol HBONE, port 15008");
     }

@@ -2,7 +2,7 @@
 
 use crate::decode::meta::{NameRule, Scope, meta};
 use crate::decode::object::{Field, Object};
-use crate::decode::values::{checked_header, refuse_duplicates};
+use crate::decode::values::{checked_header, decoded, plain, refuse_duplicates};
 use crate::decode::virtual_service::{SCHEMES, redirect_code};
 use crate::gateway::{
     BackendKind, BackendRef, HttpBackendRef, HttpRoute, HttpRouteFilters, HttpRouteMatch,
@@ -16,17 +16,11 @@ pub(super) fn http_route(root: &Field<'_>) -> Option<HttpRoute> {
     let mut object = root.object()?;
     let meta = meta(&mut object, NameRule::Subdomain, Scope::Namespaced);
     let mut spec = object.required("spec")?.object()?;
-    let parents = spec.list("parentRefs");
-    if parents.is_empty() {
-        spec.missing("parentRefs");
-    }
+    let parents = spec.required_list("parentRefs");
     let rule_fields = spec.list("rules");
-    let mut rules: Vec<HttpRouteRule> = rule_fields.iter().filter_map(rule).collect();
-    refuse_duplicates(
-        &rule_fields,
-        rules.iter().map(|r| r.name.as_deref().unwrap_or_default()),
-        "rule name",
-    );
+    let rules = decoded(&rule_fields, rule);
+    refuse_duplicates(&rules, "rule name", |r| r.name.clone());
+    let mut rules = plain(rules);
     if rule_fields.is_empty() {
         rules.push(HttpRouteRule {
             name: None,
@@ -155,21 +149,11 @@ fn route_match(field: &Field<'_>) -> Option<HttpRouteMatch> {
         .opt("path")
         .map_or_else(|| Some(PathMatch::Prefix("/".into())), |f| path_match(&f));
     let header_fields = object.list("headers");
-    let headers: Vec<(HeaderName, ValueMatch)> =
-        header_fields.iter().filter_map(header_match).collect();
-    refuse_duplicates(
-        &header_fields,
-        headers.iter().map(|(n, _)| n.as_str()),
-        "header",
-    );
+    let headers = decoded(&header_fields, header_match);
+    refuse_duplicates(&headers, "header", |(n, _)| Some(n.to_string()));
     let query_fields = object.list("queryParams");
-    let query_params: Vec<(String, ValueMatch)> =
-        query_fields.iter().filter_map(query_match).collect();
-    refuse_duplicates(
-        &query_fields,
-        query_params.iter().map(|(n, _)| n.as_str()),
-        "query parameter",
-    );
+    let query_params = decoded(&query_fields, query_match);
+    refuse_duplicates(&query_params, "query parameter", |(n, _)| Some(n.clone()));
     let methods: Vec<(&'static str, &'static str)> = METHODS.iter().map(|m| (*m, *m)).collect();
     let method = object
         .opt("method")
@@ -177,8 +161,8 @@ fn route_match(field: &Field<'_>) -> Option<HttpRouteMatch> {
         .map(str::to_owned);
     Some(HttpRouteMatch {
         path: path?,
-        headers,
-        query_params,
+        headers: plain(headers),
+        query_params: plain(query_params),
         method,
     })
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use crate::ambient::TrafficDistribution;
 use crate::decode::meta::{NameRule, Scope, annotation, annotations_with_prefix, meta};
 use crate::decode::object::{Field, Object};
-use crate::decode::values::refuse_duplicates;
+use crate::decode::values::{decoded, plain, refuse_duplicates};
 use crate::k8s::{
     AddressType, ClusterIps, Container, ContainerPort, Endpoint, EndpointPort, EndpointSlice,
     IpFamily, LocalPod, Namespace, Node, Pod, PodPhase, PodSpec, PodStatus, Probe, ProbeAction,
@@ -120,25 +120,19 @@ fn cluster_ips(spec: &mut Object<'_>) -> ClusterIps {
 }
 
 fn service_ports(fields: &[Field<'_>]) -> Vec<ServicePort> {
-    let ports: Vec<ServicePort> = fields.iter().filter_map(service_port).collect();
-    refuse_duplicates(
-        fields,
-        ports.iter().map(|p| p.name.as_deref().unwrap_or_default()),
-        "port name",
-    );
-    let keys: Vec<String> = ports
-        .iter()
-        .map(|p| format!("{:?}/{}", p.transport, p.port))
-        .collect();
-    refuse_duplicates(fields, keys.iter().map(String::as_str), "port");
+    let ports = decoded(fields, service_port);
+    refuse_duplicates(&ports, "port name", |p| p.name.clone());
+    refuse_duplicates(&ports, "port", |p| {
+        Some(format!("{}/{}", p.port, p.transport.as_str()))
+    });
     if ports.len() > 1 {
-        for (field, port) in fields.iter().zip(&ports) {
+        for (field, port) in &ports {
             if port.name.is_none() {
                 field.invalid("needs a name, since the service has several ports", None);
             }
         }
     }
-    ports
+    plain(ports)
 }
 
 fn service_port(field: &Field<'_>) -> Option<ServicePort> {
@@ -193,7 +187,7 @@ pub(super) fn pod(root: &Field<'_>) -> Option<Pod> {
         .and_then(|f| pod_status(&f))
         .unwrap_or_default();
     let mut spec = object.required("spec")?.object()?;
-    let containers = spec.list("containers");
+    let containers = spec.required_list("containers");
     let pod = PodSpec {
         service_account_name: spec
             .opt("serviceAccountName")
@@ -208,9 +202,6 @@ pub(super) fn pod(root: &Field<'_>) -> Option<Pod> {
             .collect(),
         containers: containers.iter().filter_map(container).collect(),
     };
-    if containers.is_empty() {
-        spec.missing("containers");
-    }
     Some(Pod {
         meta,
         spec: pod,
@@ -222,7 +213,6 @@ pub(super) fn pod(root: &Field<'_>) -> Option<Pod> {
 fn container(field: &Field<'_>) -> Option<Container> {
     let mut object = field.object()?;
     Some(Container {
-        name: object.required("name")?.label()?,
         ports: object
             .list("ports")
             .iter()
@@ -232,6 +222,7 @@ fn container(field: &Field<'_>) -> Option<Container> {
         readiness_probe: object.opt("readinessProbe").and_then(|f| probe(&f)),
         liveness_probe: object.opt("livenessProbe").and_then(|f| probe(&f)),
         restarts_always: object.text("restartPolicy").as_deref() == Some("Always"),
+        name: object.required("name")?.label()?,
     })
 }
 
@@ -426,10 +417,7 @@ fn endpoint_port(field: &Field<'_>) -> Option<EndpointPort> {
 
 fn endpoint(field: &Field<'_>, address_type: AddressType) -> Option<Endpoint> {
     let mut object = field.object()?;
-    let addresses = object.list("addresses");
-    if addresses.is_empty() {
-        object.missing("addresses");
-    }
+    let addresses = object.required_list("addresses");
     let mut conditions = object.opt("conditions").and_then(|f| f.object());
     let mut condition = |name| conditions.as_mut()?.opt(name)?.flag();
     let (ready, serving, terminating) = (

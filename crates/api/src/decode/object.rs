@@ -180,6 +180,18 @@ impl<'a> Object<'a> {
         self.opt(name).map_or_else(Vec::new, |f| f.items())
     }
 
+    /// The items of a list; that there are none is noted.
+    pub(super) fn required_list(&mut self, name: &'static str) -> Vec<Field<'a>> {
+        let field = self.opt(name);
+        if field
+            .as_ref()
+            .is_none_or(|f| matches!(&f.node.value, Value::Seq(items) if items.is_empty()))
+        {
+            self.missing(name);
+        }
+        field.map_or_else(Vec::new, |f| f.items())
+    }
+
     /// Whether a field is given.
     pub(super) fn has(&self, name: &str) -> bool {
         self.entries

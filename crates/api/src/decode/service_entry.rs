@@ -9,7 +9,7 @@ use crate::ambient::Locality;
 use crate::decode::meta::{NameRule, Scope, meta};
 use crate::decode::object::{Field, Object};
 use crate::decode::policy::export_to;
-use crate::decode::values::refuse_duplicates;
+use crate::decode::values::{decoded, plain, refuse_duplicates};
 use crate::host::{Host, is_subdomain};
 use crate::istio::service_entry::{Location, Resolution, ServiceEntry, ServiceEntryPort};
 use crate::istio::workload_entry::{WorkloadAddress, WorkloadEntry, WorkloadEntrySpec};
@@ -116,42 +116,35 @@ fn resolution(spec: &mut Object<'_>) -> Resolution {
 }
 
 fn hosts(spec: &mut Object<'_>) -> Vec<Host> {
-    let fields = spec.list("hosts");
-    if fields.is_empty() {
-        spec.missing("hosts");
-    }
-    let hosts: Vec<Host> = fields.iter().filter_map(|f| f.host()).collect();
-    refuse_duplicates(&fields, hosts.iter().map(Host::as_str), "host");
-    for (field, host) in fields.iter().zip(&hosts) {
+    let fields = spec.required_list("hosts");
+    let hosts = decoded(&fields, Field::host);
+    refuse_duplicates(&hosts, "host", |h| Some(h.to_string()));
+    for (field, host) in &hosts {
         if host.is_wildcard() {
             field.unsupported("it would need resolution DYNAMIC_DNS; name each host");
         }
     }
-    hosts
+    plain(hosts)
 }
 
 fn ports(spec: &mut Object<'_>) -> Vec<ServiceEntryPort> {
-    let fields = spec.list("ports");
-    if fields.is_empty() {
-        spec.missing("ports");
-    }
-    let ports: Vec<ServiceEntryPort> = fields.iter().filter_map(port).collect();
-    refuse_duplicates(&fields, ports.iter().map(|p| p.name.as_str()), "port name");
-    let numbers: Vec<String> = ports.iter().map(|p| p.number.to_string()).collect();
-    refuse_duplicates(&fields, numbers.iter().map(String::as_str), "port");
-    ports
+    let fields = spec.required_list("ports");
+    let ports = decoded(&fields, port);
+    refuse_duplicates(&ports, "port name", |p| Some(p.name.clone()));
+    refuse_duplicates(&ports, "port", |p| Some(p.number.to_string()));
+    plain(ports)
 }
 
 fn port(field: &Field<'_>) -> Option<ServiceEntryPort> {
     let mut object = field.object()?;
     let target_port = object.port("targetPort");
-    let name = object.required_name("name");
+    let name = object.required("name").and_then(|f| f.name());
     let number = object.required("number").and_then(|f| f.port());
     let protocol = object
         .opt("protocol")
         .map_or(Some(Protocol::Tcp), |f| protocol(&f));
     Some(ServiceEntryPort {
-        name,
+        name: name?,
         number: number?,
         protocol: protocol?,
         target_port,

@@ -418,19 +418,36 @@ pub(super) fn checked_header(name: &str, place: &Field<'_>) -> Option<HeaderName
     header
 }
 
+/// Decodes the items that can be, each with its place.
+pub(super) fn decoded<'f, 'a, T>(
+    fields: &'f [Field<'a>],
+    decode: impl Fn(&Field<'a>) -> Option<T>,
+) -> Vec<(&'f Field<'a>, T)> {
+    fields
+        .iter()
+        .filter_map(|f| Some((f, decode(f)?)))
+        .collect()
+}
+
 /// Notes everything that is there twice.
-pub(super) fn refuse_duplicates<'k>(
-    fields: &[Field<'_>],
-    names: impl Iterator<Item = &'k str>,
+pub(super) fn refuse_duplicates<T>(
+    items: &[(&Field<'_>, T)],
     what: &str,
+    name: impl Fn(&T) -> Option<String>,
 ) {
-    let mut seen: Vec<&str> = Vec::new();
-    for (field, name) in fields.iter().zip(names) {
-        if !name.is_empty() && seen.contains(&name) {
-            field.invalid(format!("the {what} {} is given twice", quoted(name)), None);
+    let mut seen: Vec<String> = Vec::new();
+    for (field, item) in items {
+        let Some(name) = name(item) else { continue };
+        if seen.contains(&name) {
+            field.invalid(format!("the {what} {} is given twice", quoted(&name)), None);
         }
         seen.push(name);
     }
+}
+
+/// The items without their places.
+pub(super) fn plain<T>(items: Vec<(&Field<'_>, T)>) -> Vec<T> {
+    items.into_iter().map(|(_, item)| item).collect()
 }
 
 fn is_qualified_name(text: &str) -> bool {

@@ -5,8 +5,8 @@ use base64::Engine as _;
 use crate::decode::meta::{NameRule, Scope, meta};
 use crate::decode::object::{Field, Object};
 use crate::decode::policy::export_to;
-use crate::decode::values::{HostRewrite, refuse_duplicates};
-use crate::host::{Host, is_label, is_subdomain};
+use crate::decode::values::{HostRewrite, decoded, plain, refuse_duplicates};
+use crate::host::{is_label, is_subdomain};
 use crate::istio::VirtualService;
 use crate::istio::virtual_service::{
     Abort, CorsPolicy, Destination, DirectResponse, Fault, Headers, HttpAction, HttpDestination,
@@ -27,13 +27,10 @@ pub(super) fn virtual_service(root: &Field<'_>) -> Option<VirtualService> {
     } else {
         gateways
     };
-    let host_fields = spec.list("hosts");
-    if host_fields.is_empty() {
-        spec.missing("hosts");
-    }
-    let hosts: Vec<Host> = host_fields.iter().filter_map(|f| f.host()).collect();
-    refuse_duplicates(&host_fields, hosts.iter().map(Host::as_str), "host");
-    for (field, host) in host_fields.iter().zip(&hosts) {
+    let host_fields = spec.required_list("hosts");
+    let hosts = decoded(&host_fields, Field::host);
+    refuse_duplicates(&hosts, "host", |h| Some(h.to_string()));
+    for (field, host) in &hosts {
         if host.as_str() == "*" && gateways.iter().any(|g| g == MESH_GATEWAY) {
             field.invalid(
                 "* is not allowed in the mesh",
@@ -41,13 +38,17 @@ pub(super) fn virtual_service(root: &Field<'_>) -> Option<VirtualService> {
             );
         }
     }
-    let http = spec.list("http");
-    if http.is_empty() && !spec.has("tcp") && !spec.has("tls") {
-        spec.missing("http");
-    }
+    let refused_rules = spec.has("tcp") || spec.has("tls");
+    spec.skip("tcp");
+    spec.skip("tls");
+    let http = if refused_rules {
+        spec.list("http")
+    } else {
+        spec.required_list("http")
+    };
     Some(VirtualService {
         meta,
-        hosts,
+        hosts: plain(hosts),
         gateways,
         http: http.iter().filter_map(http_rule).collect(),
         export_to: export_to(&mut spec),
@@ -208,7 +209,7 @@ fn query_matches(object: &mut Object<'_>) -> Vec<(String, StringMatch)> {
 
 fn destinations(field: &Field<'_>) -> Vec<HttpDestination> {
     let items = field.items();
-    if items.is_empty() {
+    if items.is_empty() && field.node().is_blank() {
         field.invalid("has no destination", None);
     }
     let several = items.len() > 1;

@@ -97,6 +97,8 @@ pub struct PolicySource {
     pub request_principals: Values,
     /// `namespaces`, `notNamespaces`.
     pub namespaces: Values,
+    /// `trustDomains`, `notTrustDomains`.
+    pub trust_domains: Values,
     /// `serviceAccounts`, `notServiceAccounts`.
     pub service_accounts: Values,
     /// `ipBlocks`, `notIpBlocks`: addresses and networks.

@@ -194,8 +194,8 @@ fn is_plain(text: &str) -> bool {
 
 /// Whether a text without quotes would be read as null, a truth value, a number or a time, by YAML 1.1 or 1.2.
 fn resolves_to_other(text: &str) -> bool {
-    const WORDS: [&str; 15] = [
-        "null", "~", "true", "false", "yes", "no", "on", "off", "y", "n", "<<", "=", ".inf",
+    const WORDS: [&str; 16] = [
+        "", "null", "~", "true", "false", "yes", "no", "on", "off", "y", "n", "<<", "=", ".inf",
         "-.inf", ".nan",
     ];
     let lower = text.to_ascii_lowercase();

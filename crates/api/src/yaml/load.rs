@@ -70,6 +70,7 @@ fn is_empty_document(chunk: &str) -> bool {
 pub(crate) fn load(chunk: Chunk<'_>) -> Result<Option<Node>, LoadError> {
     let mut builder = Builder {
         lines_before: chunk.lines_before,
+        lines: chunk.text.lines().count(),
         ..Builder::default()
     };
     let mut parser = Parser::new_from_str(chunk.text);
@@ -83,6 +84,7 @@ pub(crate) fn load(chunk: Chunk<'_>) -> Result<Option<Node>, LoadError> {
 #[derive(Default)]
 struct Builder {
     lines_before: usize,
+    lines: usize,
     frames: Vec<Frame>,
     anchors: HashMap<usize, Built>,
     root: Option<Node>,
@@ -328,10 +330,10 @@ impl Builder {
     }
 
     fn syntax(&self, e: &ScanError) -> LoadError {
-        error(
-            self.position(*e.marker()),
-            format!("not valid YAML: {}", e.info()),
-        )
+        let mut at = self.position(*e.marker());
+        // What is missing at the end is found missing on the line after it, which is another document's.
+        at.line = at.line.min(self.lines_before + self.lines.max(1));
+        error(at, format!("not valid YAML: {}", e.info()))
     }
 }
 

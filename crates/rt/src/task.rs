@@ -201,6 +201,10 @@ pub enum TaskError {
     },
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that tasks are started at, for their owners"
+)]
 fn spawn_on_runtime<F>(name: &'static str, future: F) -> JoinHandle<F::Output>
 where
     F: Future + Send + 'static,

@@ -1,0 +1,57 @@
+//! How connections of the node's workloads come to the proxy.
+//!
+//! One implementation now: listeners on the addresses themselves, which needs no right ([`listeners`]). Redirection inside
+//! a pod's network namespace will be another.
+
+pub mod listeners;
+pub mod wanted;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+
+use crate::workers::Worker;
+
+/// What a captured connection is, by where it was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Entry {
+    /// Addressed to a service.
+    Outbound,
+    /// Addressed to a port of a local workload, in clear.
+    InboundPlain,
+    /// Addressed to a local workload's HBONE port.
+    InboundHbone,
+}
+
+/// A captured connection.
+#[derive(Debug)]
+pub struct Captured {
+    /// The connection.
+    pub stream: TcpStream,
+    /// Who connected.
+    pub peer: SocketAddr,
+    /// What was connected to.
+    pub destination: SocketAddr,
+    /// What it is.
+    pub entry: Entry,
+    /// Cancelled when the address is captured no longer: its workload or service is gone, or the proxy is draining.
+    pub released: CancellationToken,
+}
+
+/// Takes captured connections over.
+pub trait Intake: Send + Sync + 'static {
+    /// Serves a connection; called on `worker`'s thread, must not block.
+    fn take(&self, worker: &Arc<Worker>, captured: Captured);
+}
+
+/// A way of capturing: keeps what is captured in line with the state until it is dropped.
+pub trait Capture {
+    /// What stands in the way now, in words: `<address>: <cause>`.
+    fn obstacles(&self) -> Vec<String>;
+    /// Whether everything that the state asked for so far has been tried.
+    fn is_settled(&self) -> bool;
+    /// Addresses that are captured now.
+    fn captured(&self) -> usize;
+}

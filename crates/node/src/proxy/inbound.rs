@@ -1,0 +1,262 @@
+//! Connections to a local workload: tunnels at its 15008, and plain text at its ports.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+use tokio::io::AsyncWriteExt;
+use tracing::debug;
+use waymark_hbone::{AcceptError, Incoming};
+
+use super::Proxy;
+use super::arrival::{Arrived, Passed, service_of};
+use super::carry::FarSide;
+use crate::capture::Captured;
+use crate::decision::ILLEGAL_PORTS;
+use crate::destination::{self, Asked, Delivery, DestinationError};
+use crate::headers;
+use crate::proxy_header;
+use crate::state::Workload;
+use crate::telemetry::Direction;
+use crate::workers::Worker;
+
+/// How long a workload may be unknown: the listener can be ahead of nothing, but a workload may be replaced just now.
+const WORKLOAD_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Why a CONNECT does not get as far as policies.
+#[derive(Debug, thiserror::Error)]
+enum Unserved {
+    #[error("unknown destination workload at {0}")]
+    UnknownWorkload(SocketAddr),
+    #[error(transparent)]
+    Destination(#[from] DestinationError),
+}
+
+impl Unserved {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::UnknownWorkload(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Destination(error) => error.status(),
+        }
+    }
+}
+
+/// Why a connection at 15008 does not become a tunnel connection.
+#[derive(Debug, thiserror::Error)]
+#[error("tls handshake error")]
+struct NotAccepted(#[source] AcceptError);
+
+impl Proxy {
+    /// Serves a connection at a workload's HBONE port.
+    pub(super) async fn inbound_hbone(&self, worker: &Arc<Worker>, captured: Captured) {
+        let Captured {
+            stream,
+            peer,
+            destination,
+            released,
+            ..
+        } = captured;
+        let drain = self.shared.drain.child();
+        let accepted = Box::pin(self.shared.acceptor.accept(stream, &drain)).await;
+        let mut connection = match accepted {
+            Ok(connection) => connection,
+            Err(error) => {
+                self.shared.telemetry.failed_early(
+                    Direction::Inbound,
+                    peer,
+                    destination,
+                    &NotAccepted(error),
+                );
+                return;
+            }
+        };
+        loop {
+            let incoming = tokio::select! {
+                biased;
+                // The workload is gone: its tunnels finish, new streams go elsewhere.
+                () = released.cancelled(), if !drain.is_started() => {
+                    drain.start();
+                    continue;
+                }
+                incoming = connection.next() => incoming,
+            };
+            let Some(incoming) = incoming else { break };
+            let proxy = self.clone();
+            let on = Arc::clone(worker);
+            let hold = self.shared.open.token();
+            worker.spawn("tunnel", async move {
+                let _hold = hold;
+                proxy.serve_stream(&on, incoming).await;
+            });
+        }
+    }
+
+    /// Serves one CONNECT.
+    async fn serve_stream(&self, worker: &Arc<Worker>, mut incoming: Incoming) {
+        let info = Arc::clone(&incoming.connection);
+        let (arrived, proxy_header) = match self.arrived(&incoming).await {
+            Ok(found) => found,
+            Err(error) => {
+                self.shared.telemetry.failed_early(
+                    Direction::Inbound,
+                    info.peer_addr,
+                    info.local_addr,
+                    &error,
+                );
+                incoming.refuse(error.status());
+                return;
+            }
+        };
+        let workload = Arc::clone(&arrived.workload);
+        let peer_identity = arrived.identity.clone();
+        let passed = tokio::select! {
+            biased;
+            () = incoming.cancelled() => return,
+            passed = Box::pin(self.pass(worker, arrived)) => passed,
+        };
+        let Passed {
+            mut far,
+            open,
+            admission,
+        } = match passed {
+            Ok(passed) => passed,
+            Err(status) => return incoming.refuse(status),
+        };
+        let mut tunnel = match incoming.accept(headers::response(&workload)) {
+            Ok(tunnel) => tunnel,
+            Err(error) => {
+                debug!(%error, "the peer is gone");
+                return;
+            }
+        };
+        if let (Some(destination), FarSide::Tcp(stream)) = (proxy_header, &mut far) {
+            let header: Bytes =
+                proxy_header::v2(info.peer_addr, destination, peer_identity.as_ref());
+            if let Err(error) = stream.write_all(&header).await {
+                debug!(%error, "the application is gone");
+                return;
+            }
+        }
+        self.carry_admitted(&mut tunnel, &mut far, open, &admission)
+            .await;
+    }
+
+    /// Who and what a CONNECT is for; with the destination of a PROXY header where the application wants one.
+    async fn arrived(
+        &self,
+        incoming: &Incoming,
+    ) -> Result<(Arrived, Option<SocketAddr>), Unserved> {
+        let info = &incoming.connection;
+        let local = info.local_addr;
+        let workload = self.local_workload(local).await?;
+        let store = self.shared.state.load();
+        let asked = Asked {
+            workload: &workload,
+            local: local.ip(),
+            authority: &incoming.authority,
+        };
+        let Delivery {
+            destination,
+            application,
+            service,
+            proxy_header,
+        } = destination::find(&store, &asked)?;
+        let named = headers::forwarded_host(&incoming.headers);
+        let service = service.or_else(|| service_of(&store, &workload, destination.port(), named));
+        drop(store);
+        let arrived = Arrived {
+            workload,
+            peer: info.peer_addr,
+            identity: info.peer.clone(),
+            accepted_at: local,
+            destination,
+            application,
+            authority: Some(incoming.authority.to_string()),
+            service,
+            headers: incoming.headers.clone(),
+        };
+        Ok((arrived, proxy_header))
+    }
+
+    async fn local_workload(&self, at: SocketAddr) -> Result<Arc<Workload>, Unserved> {
+        let find = |store: &crate::state::Store| {
+            store
+                .local_workload(at.ip())
+                .filter(|w| w.is_captured())
+                .cloned()
+        };
+        self.shared
+            .state
+            .wait_for(WORKLOAD_PATIENCE, find)
+            .await
+            .ok_or(Unserved::UnknownWorkload(at))
+    }
+
+    /// Serves a plain-text connection of a client outside the mesh to a port of a pod.
+    pub(super) async fn inbound_plain(&self, worker: &Arc<Worker>, captured: Captured) {
+        let Captured {
+            mut stream,
+            peer,
+            destination,
+            ..
+        } = captured;
+        let arrived = match self.arrived_plain(peer, destination).await {
+            Ok(arrived) => arrived,
+            Err(error) => {
+                self.shared
+                    .telemetry
+                    .failed_early(Direction::Inbound, peer, destination, &error);
+                return;
+            }
+        };
+        // A status is for tunnels; in clear, the connection just ends.
+        if let Ok(Passed {
+            mut far,
+            open,
+            admission,
+        }) = Box::pin(self.pass(worker, arrived)).await
+        {
+            self.carry_admitted(&mut stream, &mut far, open, &admission)
+                .await;
+        }
+    }
+
+    async fn arrived_plain(
+        &self,
+        peer: SocketAddr,
+        destination: SocketAddr,
+    ) -> Result<Arrived, Unserved> {
+        if ILLEGAL_PORTS.contains(&destination.port()) {
+            return Err(DestinationError::SelfCall.into());
+        }
+        let workload = self.local_workload(destination).await?;
+        let application = workload
+            .extension
+            .application_address
+            .unwrap_or(destination.ip());
+        let application = SocketAddr::new(application, destination.port());
+        // An application on the captured address itself would be us.
+        if application == destination {
+            return Err(DestinationError::SelfCall.into());
+        }
+        let service = service_of(
+            &self.shared.state.load(),
+            &workload,
+            destination.port(),
+            None,
+        );
+        Ok(Arrived {
+            workload,
+            peer,
+            identity: None,
+            accepted_at: destination,
+            destination,
+            application,
+            authority: None,
+            service,
+            headers: HeaderMap::new(),
+        })
+    }
+}

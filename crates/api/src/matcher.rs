@@ -17,7 +17,10 @@ pub enum StringMatch {
 
 /// A regular expression in RE2 syntax that is known to compile.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct RegexText(String);
+pub struct RegexText {
+    text: String,
+    groups: usize,
+}
 
 impl RegexText {
     /// Checks an expression.
@@ -32,7 +35,10 @@ impl RegexText {
             ));
         }
         match regex::RegexBuilder::new(&text).size_limit(1 << 20).build() {
-            Ok(_) => Ok(Self(text)),
+            Ok(regex) => Ok(Self {
+                text,
+                groups: regex.captures_len() - 1,
+            }),
             Err(regex::Error::CompiledTooBig(_)) => {
                 Err("the regular expression is too large when compiled".into())
             }
@@ -44,15 +50,20 @@ impl RegexText {
         }
     }
 
+    /// How many groups it captures.
+    pub fn groups(&self) -> usize {
+        self.groups
+    }
+
     /// The expression.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.text
     }
 }
 
 impl fmt::Display for RegexText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.text)
     }
 }
 

@@ -102,6 +102,12 @@ pub const REFUSED_FIELDS: &[RefusedField] = &[
         "spec.http[].match[].statPrefix",
         "there would be no such statistics",
     ),
+    value(
+        VS,
+        "spec.http[].retries.retryRemoteLocalities",
+        "true",
+        "endpoints are tried whatever their locality",
+    ),
     row(
         DR,
         "spec.workloadSelector",

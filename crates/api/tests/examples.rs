@@ -62,6 +62,6 @@ fn bookinfo_has_the_waypoint_of_2023_and_a_canary() {
             "the port would not be covered by the waypoint"
         );
         let command = pod.local.command.as_ref().expect("a command");
-        assert_eq!(command[..3], ["waymark", "x", "sample"]);
+        assert_eq!(command[..2], ["waymark", "sample"]);
     }
 }

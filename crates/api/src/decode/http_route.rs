@@ -2,7 +2,7 @@
 
 use crate::decode::meta::{NameRule, Scope, meta};
 use crate::decode::object::{Field, Object};
-use crate::decode::values::{checked_header, decoded, plain, refuse_duplicates};
+use crate::decode::values::{HostRewrite, checked_header, decoded, plain, refuse_duplicates};
 use crate::decode::virtual_service::{SCHEMES, redirect_code};
 use crate::gateway::{
     BackendKind, BackendRef, HttpBackendRef, HttpRoute, HttpRouteFilters, HttpRouteMatch,
@@ -271,13 +271,13 @@ fn one_filter(kind: &str, object: &mut Object<'_>, filters: &mut HttpRouteFilter
         "RequestHeaderModifier" => {
             let body = object.required("requestHeaderModifier");
             filters.request_headers = body
-                .and_then(|f| header_modifier(&f, true))
+                .and_then(|f| header_modifier(&f, HostRewrite::Allowed))
                 .unwrap_or_default();
         }
         "ResponseHeaderModifier" => {
             let body = object.required("responseHeaderModifier");
             filters.response_headers = body
-                .and_then(|f| header_modifier(&f, false))
+                .and_then(|f| header_modifier(&f, HostRewrite::Refused))
                 .unwrap_or_default();
         }
         "RequestRedirect" => {
@@ -293,27 +293,28 @@ fn one_filter(kind: &str, object: &mut Object<'_>, filters: &mut HttpRouteFilter
     }
 }
 
-fn header_modifier(field: &Field<'_>, on_request: bool) -> Option<HeaderOperations> {
+fn header_modifier(field: &Field<'_>, host: HostRewrite) -> Option<HeaderOperations> {
     let mut object = field.object()?;
     let mut operations = HeaderOperations::default();
-    for item in object.list("set") {
-        let Some((name, value)) = header_value(&item) else {
-            continue;
-        };
-        match on_request && name.eq_ignore_ascii_case("host") {
-            true => operations.host = Some(value),
-            false => operations
-                .set
-                .extend(checked_header(&name, &item).map(|n| (n, value))),
+    for change in object
+        .list("set")
+        .iter()
+        .filter_map(|f| header_change(f, host))
+    {
+        match change {
+            HeaderChange::Host(host) => operations.host = Some(host),
+            HeaderChange::Header(name, value) => operations.set.push((name, value)),
         }
     }
-    for item in object.list("add") {
-        let Some((name, value)) = header_value(&item) else {
-            continue;
-        };
-        operations
-            .add
-            .extend(checked_header(&name, &item).map(|n| (n, value)));
+    for change in object
+        .list("add")
+        .iter()
+        .filter_map(|f| header_change(f, HostRewrite::Refused))
+    {
+        match change {
+            HeaderChange::Host(_) => {} // refused
+            HeaderChange::Header(name, value) => operations.add.push((name, value)),
+        }
     }
     for item in object.list("remove") {
         operations
@@ -326,10 +327,23 @@ fn header_modifier(field: &Field<'_>, on_request: bool) -> Option<HeaderOperatio
     Some(operations)
 }
 
-fn header_value(field: &Field<'_>) -> Option<(String, String)> {
+enum HeaderChange {
+    Host(String),
+    Header(HeaderName, String),
+}
+
+fn header_change(field: &Field<'_>, host: HostRewrite) -> Option<HeaderChange> {
     let mut object = field.object()?;
-    let name = object.required("name").and_then(|f| f.name());
-    Some((name?, object.required("value")?.header_value()?))
+    let name_field = object.required("name");
+    let value = object.required("value")?;
+    let name_field = name_field?;
+    let name = name_field.name()?;
+    if host == HostRewrite::Allowed && name.eq_ignore_ascii_case("host") {
+        return value.authority().map(HeaderChange::Host);
+    }
+    let header = checked_header(&name, &name_field);
+    let value = value.header_value();
+    Some(HeaderChange::Header(header?, value?))
 }
 
 fn redirect(field: &Field<'_>) -> Option<HttpRouteRedirect> {

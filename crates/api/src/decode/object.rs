@@ -225,6 +225,7 @@ impl<'a> Object<'a> {
             let path = self.path_of(&entry.key);
             let value = match &entry.node.value {
                 Value::String(text) => Some(text.as_str()),
+                Value::Bool(true) => Some("true"),
                 _ => None,
             };
             if let Some(refused) = support::refused_field(self.field.notes.kind, &path, value) {

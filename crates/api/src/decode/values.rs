@@ -206,6 +206,46 @@ impl<'a> Field<'a> {
         }
     }
 
+    /// What a Host header can be set to.
+    pub(super) fn authority(&self) -> Option<String> {
+        let text = self.text()?;
+        let fits = |b: u8| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:[]".contains(&b);
+        if text.is_empty() || !text.bytes().all(fits) {
+            self.invalid(
+                format!("{} is not a host", quoted(text)),
+                "a host name or address, optionally with :port".to_owned(),
+            );
+            return None;
+        }
+        Some(text.to_owned())
+    }
+
+    /// What a match of `pattern` is replaced with: `\0` to `\9` are its groups, `\\` is a backslash.
+    pub(super) fn substitution(&self, pattern: &RegexText) -> Option<String> {
+        let text = self.text()?;
+        let mut chars = text.chars();
+        while let Some(c) = chars.next() {
+            if c != '\\' {
+                continue;
+            }
+            let group = match chars.next() {
+                Some('\\') => continue,
+                Some(digit) => digit.to_digit(10).and_then(|d| usize::try_from(d).ok()),
+                None => None,
+            };
+            if group.is_none_or(|g| g > pattern.groups()) {
+                self.invalid(
+                    format!(
+                        "{text} has a backslash before what is neither a group nor a backslash"
+                    ),
+                    format!("groups of the expression: {}", pattern.groups()),
+                );
+                return None;
+            }
+        }
+        Some(text.to_owned())
+    }
+
     pub(super) fn header_name(&self) -> Option<HeaderName> {
         self.parsed("header name", |text| HeaderName::new(text).ok_or(TOKEN))
     }
@@ -370,7 +410,7 @@ impl Object<'_> {
         for (name, value) in self.opt("set").map(|f| f.entries()).unwrap_or_default() {
             let is_host = name.eq_ignore_ascii_case("host") || name == ":authority";
             match (is_host, host) {
-                (true, HostRewrite::Allowed) => operations.host = value.header_value(),
+                (true, HostRewrite::Allowed) => operations.host = value.authority(),
                 _ => operations.set.extend(header_pair(name, &value)),
             }
         }

@@ -277,7 +277,7 @@ fn headers(field: &Field<'_>) -> Headers {
 
 fn rewrite(field: &Field<'_>) -> Option<Rewrite> {
     let mut object = field.object()?;
-    let authority = object.opt("authority").and_then(|f| f.name());
+    let authority = object.opt("authority").and_then(|f| f.authority());
     let uri = object
         .opt("uri")
         .and_then(|f| f.name())
@@ -286,13 +286,12 @@ fn rewrite(field: &Field<'_>) -> Option<Rewrite> {
         .opt("uriRegexRewrite")
         .and_then(|f| f.object())
         .and_then(|mut o| {
-            let substitution = o
-                .required("rewrite")
-                .and_then(|f| f.text())
-                .map(str::to_owned);
+            let substitution = o.required("rewrite");
+            let pattern = o.required("match")?.regex()?;
+            let substitution = substitution?.substitution(&pattern)?;
             Some(RewritePath::Regex {
-                pattern: o.required("match")?.regex()?,
-                substitution: substitution?,
+                pattern,
+                substitution,
             })
         });
     if uri.is_some() && regex.is_some() {
@@ -301,7 +300,10 @@ fn rewrite(field: &Field<'_>) -> Option<Rewrite> {
             "give one of them".to_owned(),
         );
     }
-    if uri.is_none() && regex.is_none() && authority.is_none() {
+    if ["uri", "uriRegexRewrite", "authority"]
+        .iter()
+        .all(|name| !object.has(name))
+    {
         field.invalid(
             "rewrites nothing",
             "it needs uri, uriRegexRewrite or authority".to_owned(),
@@ -330,7 +332,7 @@ fn redirect(field: &Field<'_>) -> Option<Redirect> {
     }
     let redirect = Redirect {
         uri: object.text("uri").filter(|t| !t.is_empty()),
-        authority: object.text("authority").filter(|t| !t.is_empty()),
+        authority: object.opt("authority").and_then(|f| f.authority()),
         port: number
             .map(RedirectPort::Number)
             .or(derived)
@@ -456,6 +458,11 @@ fn retry_on_list(field: &Field<'_>) -> (Vec<RetryCondition>, Vec<u16>) {
             .find(|(name, _)| *name == word);
         let code = word.parse().ok().filter(|c: &u16| (100..=599).contains(c));
         match (condition, code) {
+            (Some((_, RetryCondition::RetriableHeaders)), _) => {
+                field.unsupported(
+                    "retriable-headers needs a list of headers, which cannot be given",
+                );
+            }
             (Some((_, condition)), _) => conditions.push(*condition),
             (None, Some(code)) => codes.push(code),
             (None, None) => {

@@ -1,7 +1,7 @@
 //! YAML text to [`Node`] trees, one document at a time, within bounds.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError, Tag};
 
@@ -104,6 +104,7 @@ enum FrameKind {
     Seq(Vec<Node>),
     Map {
         entries: Vec<Entry>,
+        keys: HashSet<String>,
         merged: Vec<Entry>,
         key: Option<Key>,
     },
@@ -145,6 +146,7 @@ impl Builder {
                 self.open(
                     FrameKind::Map {
                         entries: Vec::new(),
+                        keys: HashSet::new(),
                         merged: Vec::new(),
                         key: None,
                     },
@@ -182,11 +184,12 @@ impl Builder {
             FrameKind::Seq(items) => Value::Seq(items),
             FrameKind::Map {
                 mut entries,
+                mut keys,
                 merged,
                 ..
             } => {
                 for entry in merged {
-                    if !entries.iter().any(|e| e.key == entry.key) {
+                    if keys.insert(entry.key.clone()) {
                         entries.push(entry);
                     }
                 }
@@ -229,7 +232,7 @@ impl Builder {
         if let Some(Frame {
             kind:
                 FrameKind::Map {
-                    entries,
+                    keys,
                     key: key @ None,
                     ..
                 },
@@ -237,7 +240,7 @@ impl Builder {
         }) = self.frames.last_mut()
         {
             let merge = text == "<<" && style == ScalarStyle::Plain;
-            if !merge && entries.iter().any(|e| e.key == text) {
+            if !merge && !keys.insert(text.clone().into_owned()) {
                 return Err(error(
                     at,
                     format!("the key {} is given twice", quoted(&text)),
@@ -293,6 +296,7 @@ impl Builder {
                 entries,
                 merged,
                 key,
+                ..
             } => match key.take() {
                 None => return Err(error(node.at, "a key has to be a plain value")),
                 Some(Key {

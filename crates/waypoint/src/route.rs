@@ -20,6 +20,7 @@ pub use self::action::{
 pub use self::fault::{Cors, Fault, FaultAbort, FaultDelay, Fraction};
 pub use self::format::{FormatContext, FormatError, JsonField, LogFormat, Template};
 pub use self::header_ops::{AppendAction, HeaderOp, HeaderOps};
+pub(crate) use self::matching::is_grpc;
 pub use self::matching::{HeaderKey, HeaderMatch, HeaderTest, PathMatch, QueryMatch, RouteMatch};
 pub use self::retry::{BackOff, RetryOn, RetryPolicy};
 pub use self::rewrite::{PathRewrite, RegexRewrite};

@@ -18,6 +18,11 @@ use crate::route::Weighted;
 
 /// Envoy's default for a silent TCP connection.
 const TCP_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+/// What a chain reports where nothing else is said.
+const REPORTING: StatsOptions = StatsOptions {
+    host_header_fallback: false,
+    tcp_reporting: Some(Duration::from_secs(5)),
+};
 /// Carries the CONNECT's authority on to the next internal connection, of which there is none here.
 const AUTHORITY_STATE: (&str, &str) = (
     "envoy.filters.listener.original_dst.local_ip",
@@ -32,7 +37,7 @@ pub(super) fn chain(
     name: Arc<str>,
     filters: Vec<listener::Filter>,
 ) -> Result<(Chain, Option<Arc<str>>), DecodeError> {
-    let mut stats = None;
+    let (mut stats, mut istio) = (None, false);
     let last = filters
         .len()
         .checked_sub(1)
@@ -52,6 +57,8 @@ pub(super) fn chain(
                 return Ok((Chain::Http(Box::new(http)), rds));
             }
             "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy" if i == last => {
+                // A control plane that sends no filters of istio's at all has not said that this chain be silent.
+                let stats = stats.or_else(|| (!istio).then_some(REPORTING));
                 let tcp = tcp_proxy(
                     names,
                     notes,
@@ -66,6 +73,7 @@ pub(super) fn chain(
                 carried_on(config_at, unpack(config_at, &any)?)?;
             }
             "envoy.tcp.metadataexchange.config.MetadataExchange" => {
+                istio = true;
                 notes.add(at, "peers are not asked for metadata");
             }
             "stats.PluginConfig" => stats = Some(istio_stats(notes, config_at, &any)?),

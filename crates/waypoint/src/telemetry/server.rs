@@ -42,6 +42,26 @@ figures! {
     }
 }
 
+figures! {
+    /// The figures of tunnels from clients (`listener.0.0.0.0_15008.<figure>`).
+    TunnelStats {
+        counters {
+            downstream_cx_destroy,
+            downstream_cx_total,
+            downstream_rq_total,
+            no_filter_chain_match,
+            ssl_connection_error,
+            ssl_fail_verify_error,
+            ssl_fail_verify_san,
+            ssl_handshake,
+        }
+        gauges {
+            downstream_cx_active,
+            downstream_rq_active,
+        }
+    }
+}
+
 /// The figures of the process.
 #[derive(Debug, Default)]
 pub struct ServerStats {
@@ -49,6 +69,8 @@ pub struct ServerStats {
     pub cds: UpdateStats,
     /// Listener updates.
     pub lds: UpdateStats,
+    /// Tunnels from clients.
+    pub tunnels: TunnelStats,
     figures: ServerFigures,
 }
 

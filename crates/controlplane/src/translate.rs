@@ -1,7 +1,8 @@
 //! From the index to Envoy resources: pure functions, same input, same bytes.
 //!
 //! A waypoint's set is [`base`], one [`main_internal`], and for each service that it serves [`clusters`],
-//! [`endpoints`] and (in the stock flavour) [`routes`]. Names and fields are istiod's, see [`input::Flavour`].
+//! [`endpoints`] and (in the stock flavour) [`routes`]; for hosts that routes name and that it does not serve,
+//! [`outbound_clusters`] and [`outbound_endpoints`]. Names and fields are istiod's, see [`input::Flavour`].
 
 use prost::{Message, Name};
 
@@ -24,6 +25,7 @@ mod wire;
 #[cfg(test)]
 mod tests;
 
+use clusters::Direction;
 use input::{AttachedWorkloads, Context, PortInput, ServiceInput};
 use names::Family;
 
@@ -88,7 +90,7 @@ pub fn main_internal(
 /// The `inbound-vip|...` clusters of a service that this waypoint serves, sorted by name.
 #[must_use]
 pub fn clusters(ctx: Context<'_>, service: &ServiceInput) -> Vec<Named> {
-    clusters::inbound(ctx, service)
+    clusters::all(ctx, Direction::InboundVip, service)
         .iter()
         .map(Named::cluster)
         .collect()
@@ -97,7 +99,25 @@ pub fn clusters(ctx: Context<'_>, service: &ServiceInput) -> Vec<Named> {
 /// One ClusterLoadAssignment for each EDS cluster of [`clusters`], empty if it has no endpoints.
 #[must_use]
 pub fn endpoints(ctx: Context<'_>, service: &ServiceInput) -> Vec<Named> {
-    endpoints::inbound(ctx, service)
+    endpoints::all(ctx, Direction::InboundVip, service)
+        .iter()
+        .map(Named::endpoints)
+        .collect()
+}
+
+/// The `outbound|...` clusters of a service that routes of this waypoint name and that it does not serve, sorted by name.
+#[must_use]
+pub fn outbound_clusters(ctx: Context<'_>, service: &ServiceInput) -> Vec<Named> {
+    clusters::all(ctx, Direction::Outbound, service)
+        .iter()
+        .map(Named::cluster)
+        .collect()
+}
+
+/// One ClusterLoadAssignment for each EDS cluster of [`outbound_clusters`], empty if it has no endpoints.
+#[must_use]
+pub fn outbound_endpoints(ctx: Context<'_>, service: &ServiceInput) -> Vec<Named> {
+    endpoints::all(ctx, Direction::Outbound, service)
         .iter()
         .map(Named::endpoints)
         .collect()

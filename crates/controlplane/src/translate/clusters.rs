@@ -2,18 +2,29 @@
 
 use waymark_api::istio::destination_rule::Subset;
 
-use super::input::{Context, IpFamily, PortInput, Resolution, ServiceInput};
+use super::input::{Context, Flavour, IpFamily, PortInput, Registry, Resolution, ServiceInput};
 use super::names::{self, Family};
 use super::traffic_policy::Effective;
+use super::tunnel::{self, Passthrough};
 use super::wire::{
-    Any, ORIGINAL_DST, ads, any, cluster, core, duration, envoy_type, ext, list, metadata, object,
-    string, structure, u32_value,
+    Any, ORIGINAL_DST, ads, any, boolean, cluster, core, duration, envoy_type, ext, list, metadata,
+    object, string, structure, u32_value,
 };
-use super::{endpoints, families, ports, tunnel};
+use super::{endpoints, families, ports, telemetry};
+
+/// Whose the host of a cluster is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Direction {
+    /// This waypoint's.
+    InboundVip,
+    /// Another's or nobody's; a route of this waypoint's names it.
+    Outbound,
+}
 
 /// One cluster of a service: a port, a family, perhaps a subset.
 #[derive(Clone, Copy)]
 pub(super) struct Slice<'a> {
+    pub(super) direction: Direction,
     pub(super) service: &'a ServiceInput,
     pub(super) port: &'a PortInput,
     pub(super) family: Family,
@@ -21,41 +32,35 @@ pub(super) struct Slice<'a> {
 }
 
 impl<'a> Slice<'a> {
-    /// Every `inbound-vip` cluster of a service, sorted by name.
-    pub(super) fn all(service: &'a ServiceInput) -> Vec<Self> {
-        let subsets = service
-            .destination_rule
-            .as_deref()
-            .map_or(&[][..], |rule| &rule.subsets);
+    /// Every cluster of a service, sorted by name.
+    pub(super) fn all(direction: Direction, service: &'a ServiceInput) -> Vec<Self> {
+        let rule = service.destination_rule.as_deref();
+        let subsets = rule.map_or(&[][..], |rule| &rule.subsets);
         let mut slices = Vec::new();
         for port in ports(service) {
-            for family in families(port)
-                .iter()
-                .copied()
-                .filter(|family| exists(service, *family))
-            {
+            for family in cluster_families(direction, service, port) {
                 let one = |subset| Self {
+                    direction,
                     service,
                     port,
-                    family,
+                    family: *family,
                     subset,
                 };
                 slices.push(one(None));
                 slices.extend(subsets.iter().map(|subset| one(Some(subset))));
             }
         }
-        slices.sort_by_cached_key(Self::inbound_name);
+        slices.sort_by_cached_key(Self::name);
         slices
     }
 
-    /// `inbound-vip|...`
-    pub(super) fn inbound_name(&self) -> String {
-        names::inbound_vip_subset(
-            self.port.number,
-            self.family,
-            self.subset_name(),
-            &self.service.host,
-        )
+    /// `inbound-vip|...` or `outbound|...`
+    pub(super) fn name(&self) -> String {
+        let (port, subset, host) = (self.port.number, self.subset_name(), &self.service.host);
+        match self.direction {
+            Direction::InboundVip => names::inbound_vip_subset(port, self.family, subset, host),
+            Direction::Outbound => names::outbound(port, subset, host),
+        }
     }
 
     /// The policy of a DestinationRule for it.
@@ -72,9 +77,25 @@ impl<'a> Slice<'a> {
     }
 }
 
-/// A service whose host is in each request has no clusters but for HTTP.
-fn exists(service: &ServiceInput, family: Family) -> bool {
-    service.resolution != Resolution::DynamicDns || family == Family::Http
+fn cluster_families(
+    direction: Direction,
+    service: &ServiceInput,
+    port: &PortInput,
+) -> &'static [Family] {
+    let families = families(port);
+    match direction {
+        // A service whose host is in each request has no clusters but for HTTP.
+        Direction::InboundVip if service.resolution == Resolution::DynamicDns => {
+            if families.contains(&Family::Http) {
+                &[Family::Http]
+            } else {
+                &[]
+            }
+        }
+        Direction::InboundVip => families,
+        // One cluster a port, whatever is spoken.
+        Direction::Outbound => &families[families.len() - 1..],
+    }
 }
 
 /// Where the endpoints of a cluster come from.
@@ -108,26 +129,76 @@ impl Discovery {
     }
 }
 
-/// The `inbound-vip|...` clusters of a service.
-pub(super) fn inbound(ctx: Context<'_>, service: &ServiceInput) -> Vec<cluster::Cluster> {
-    Slice::all(service)
+/// The clusters of a service.
+pub(super) fn all(
+    ctx: Context<'_>,
+    direction: Direction,
+    service: &ServiceInput,
+) -> Vec<cluster::Cluster> {
+    Slice::all(direction, service)
         .iter()
         .map(|slice| one(ctx, slice))
         .collect()
 }
 
 fn one(ctx: Context<'_>, slice: &Slice<'_>) -> cluster::Cluster {
-    let name = slice.inbound_name();
+    let name = slice.name();
     let mut cluster = discovered(ctx, slice, &name);
     cluster.connect_timeout = Some(duration(ctx.mesh.connect_timeout));
     slice.policy().apply(&mut cluster, slice.port, slice.family);
-    cluster.transport_socket = Some(tunnel::internal_upstream(
-        "internal_upstream",
-        &[ORIGINAL_DST, "istio"],
-        tunnel::raw_buffer(),
-    ));
+    match (slice.direction, ctx.proxy.flavour) {
+        (Direction::InboundVip, _) | (Direction::Outbound, Flavour::Stock) => {
+            cluster.transport_socket = Some(tunnel::internal_upstream(
+                "internal_upstream",
+                &[Passthrough::Host(ORIGINAL_DST), Passthrough::Host("istio")],
+                tunnel::raw_buffer("raw_buffer"),
+            ));
+        }
+        (Direction::Outbound, Flavour::IstioProxy) => {
+            cluster.transport_socket_matches = sockets_by_endpoint(slice);
+            cluster.filters = vec![telemetry::upstream_metadata_exchange()];
+        }
+    }
     cluster.metadata = Some(istio_metadata(slice));
     cluster
+}
+
+/// The forms of a connection among which each endpoint's metadata chooses, as a sidecar has them.
+///
+/// The one for sidecars' mutual TLS lacks the names of the service accounts: no endpoint of ours chooses it.
+fn sockets_by_endpoint(slice: &Slice<'_>) -> Vec<cluster::cluster::TransportSocketMatch> {
+    let one = |name: &str, condition: Option<(&str, &str)>, socket| {
+        cluster::cluster::TransportSocketMatch {
+            name: name.to_owned(),
+            r#match: Some(structure(
+                condition.map(|(key, value)| (key, string(value))),
+            )),
+            transport_socket: Some(socket),
+        }
+    };
+    let plain = || tunnel::raw_buffer("envoy.transport_sockets.raw_buffer");
+    let hbone = tunnel::internal_upstream(
+        "envoy.transport_sockets.internal_upstream",
+        &[
+            Passthrough::Host(ORIGINAL_DST),
+            Passthrough::Cluster("istio"),
+            Passthrough::Host("istio"),
+        ],
+        plain(),
+    );
+    let mut sockets = vec![one("hbone", Some(("tunnel", "http")), hbone)];
+    if slice.service.registry != Registry::ExternalExternal {
+        let sni = format!(
+            "outbound_.{}_.{}_.{}",
+            slice.port.number,
+            slice.subset_name().unwrap_or_default(),
+            slice.service.host
+        );
+        let socket = tunnel::sidecar_tls(sni, slice.port.protocol.is_http2());
+        sockets.push(one("tlsMode-istio", Some(("tlsMode", "istio")), socket));
+    }
+    sockets.push(one("tlsMode-disabled", None, plain()));
+    sockets
 }
 
 fn discovered(ctx: Context<'_>, slice: &Slice<'_>, name: &str) -> cluster::Cluster {
@@ -175,9 +246,9 @@ fn lb_config(service: &ServiceInput) -> cluster::cluster::CommonLbConfig {
     use cluster::cluster::common_lb_config::{LocalityConfigSpecifier, LocalityWeightedLbConfig};
     cluster::cluster::CommonLbConfig {
         healthy_panic_threshold: Some(envoy_type::v3::Percent { value: 0.0 }),
-        locality_config_specifier: endpoints::prefers_near(service).then(|| {
-            LocalityConfigSpecifier::LocalityWeightedLbConfig(LocalityWeightedLbConfig {})
-        }),
+        locality_config_specifier: endpoints::prefers_near(service).then_some(
+            LocalityConfigSpecifier::LocalityWeightedLbConfig(LocalityWeightedLbConfig {}),
+        ),
         ..Default::default()
     }
 }
@@ -212,21 +283,32 @@ fn dns_lookup_family(ctx: Context<'_>) -> cluster::cluster::DnsLookupFamily {
 
 fn istio_metadata(slice: &Slice<'_>) -> core::Metadata {
     let service = slice.service;
-    let subset = match slice.subset {
-        Some(subset) => format!("{}/{}", slice.family, subset.name),
-        None => slice.family.to_string(),
-    };
-    let mut fields = vec![
-        (
-            "services",
-            list(vec![object([
-                ("host", string(&*service.host)),
-                ("name", string(&*service.name)),
-                ("namespace", string(&*service.namespace)),
-            ])]),
-        ),
-        ("subset", string(subset)),
-    ];
+    let mut fields = vec![(
+        "services",
+        list(vec![object([
+            ("host", string(&*service.host)),
+            ("name", string(&*service.name)),
+            ("namespace", string(&*service.namespace)),
+        ])]),
+    )];
+    match (slice.direction, slice.subset) {
+        (Direction::InboundVip, Some(subset)) => {
+            fields.push((
+                "subset",
+                string(format!("{}/{}", slice.family, subset.name)),
+            ));
+        }
+        (Direction::InboundVip, None) => fields.push(("subset", string(slice.family.to_string()))),
+        (Direction::Outbound, subset) => {
+            fields.extend(subset.map(|subset| ("subset", string(&*subset.name))));
+            let origin = if service.registry == Registry::ExternalExternal {
+                "external"
+            } else {
+                "disable_mx"
+            };
+            fields.push((origin, boolean(true)));
+        }
+    }
     if let Some(rule) = service
         .destination_rule
         .as_deref()

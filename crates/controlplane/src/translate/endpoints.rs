@@ -6,10 +6,10 @@ use std::net::{IpAddr, SocketAddr};
 use waymark_api::ambient::{Locality, TrafficDistribution};
 use waymark_api::selector::is_subset;
 
-use super::clusters::{Discovery, Slice};
+use super::clusters::{Direction, Discovery, Slice};
 use super::input::{
-    Context, EndpointAddress, EndpointInput, Health, InternalTrafficPolicy, Proxy, ServiceInput,
-    Tunnel,
+    Context, EndpointAddress, EndpointInput, Flavour, Health, InternalTrafficPolicy, Proxy,
+    ServiceInput, Tunnel,
 };
 use super::tunnel::CONNECT_ORIGINATE;
 use super::wire::{
@@ -18,14 +18,15 @@ use super::wire::{
 };
 
 /// One assignment for each EDS cluster of a service.
-pub(super) fn inbound(
+pub(super) fn all(
     ctx: Context<'_>,
+    direction: Direction,
     service: &ServiceInput,
 ) -> Vec<endpoint::ClusterLoadAssignment> {
-    Slice::all(service)
+    Slice::all(direction, service)
         .iter()
         .filter(|slice| Discovery::of(slice) == Discovery::Eds)
-        .map(|slice| assignment(ctx, slice, &slice.inbound_name()))
+        .map(|slice| assignment(ctx, slice, &slice.name()))
         .collect()
 }
 
@@ -56,7 +57,7 @@ pub(super) fn assignment(
             .into_iter()
             .map(|((_, distance), endpoints)| {
                 let priority = priorities.get(&distance).copied().unwrap_or(0);
-                locality_endpoints(slice, endpoints, priority)
+                locality_endpoints(ctx, slice, endpoints, priority)
             })
             .collect(),
         ..Default::default()
@@ -90,6 +91,7 @@ fn usable<'a>(ctx: Context<'a>, slice: &Slice<'a>) -> impl Iterator<Item = &'a E
 }
 
 fn locality_endpoints(
+    ctx: Context<'_>,
     slice: &Slice<'_>,
     mut endpoints: Vec<&EndpointInput>,
     priority: u32,
@@ -108,18 +110,28 @@ fn locality_endpoints(
         load_balancing_weight: Some(u32_value(weight)),
         lb_endpoints: endpoints
             .into_iter()
-            .filter_map(|endpoint| lb_endpoint(slice, endpoint))
+            .filter_map(|endpoint| lb_endpoint(ctx, slice, endpoint))
             .collect(),
         ..Default::default()
     }
 }
 
-fn lb_endpoint(slice: &Slice<'_>, input: &EndpointInput) -> Option<endpoint::LbEndpoint> {
+fn lb_endpoint(
+    ctx: Context<'_>,
+    slice: &Slice<'_>,
+    input: &EndpointInput,
+) -> Option<endpoint::LbEndpoint> {
     let port = *input.ports.get(&slice.port.number)?;
     let target = target(input, port);
     let mut filters = vec![("istio", structure([("workload", string(workload(input)))]))];
     if let Some(local) = &target.tunnel_to {
         filters.push((ORIGINAL_DST, structure([("local", string(&**local))])));
+        if (slice.direction, ctx.proxy.flavour) == (Direction::Outbound, Flavour::IstioProxy) {
+            filters.push((
+                "envoy.transport_socket_match",
+                structure([("tunnel", string("http"))]),
+            ));
+        }
     }
     let health = match input.health {
         Health::Healthy => core::HealthStatus::Healthy,

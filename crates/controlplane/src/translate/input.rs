@@ -222,7 +222,7 @@ pub enum Binding {
 pub struct Destination<'a> {
     /// Whose it is.
     pub binding: Binding,
-    /// The service, ports and DestinationRule included; endpoints are not looked at.
+    /// The service; its endpoints are not looked at.
     pub service: &'a ServiceInput,
 }
 
@@ -293,7 +293,7 @@ pub struct ServiceInput {
     pub namespace: String,
     /// Where it comes from.
     pub registry: Registry,
-    /// Creation time, whole seconds since the epoch: the order of chains, then by host.
+    /// Creation time, whole seconds since the epoch: the order of chains, then by name and namespace.
     pub created: i64,
     /// Addresses and ranges, allocated ones included, of all families. Empty for headless services.
     pub vips: Vec<IpNet>,

@@ -17,7 +17,7 @@ pub(super) fn listener(
     attached: &AttachedWorkloads,
 ) -> Named {
     let mut services = services.to_vec();
-    services.sort_by(|left, right| (left.created, &left.host).cmp(&(right.created, &right.host)));
+    services.sort_by(|left, right| age(left).cmp(&age(right)));
     let direct = DirectTraffic::of(ctx, attached);
     Named::listener(&listener::Listener {
         name: tunnel::MAIN_INTERNAL.to_owned(),
@@ -30,6 +30,11 @@ pub(super) fn listener(
         filter_chain_matcher: Some(chain_matcher(ctx, &services, &direct)),
         ..Default::default()
     })
+}
+
+/// Oldest first, by whole seconds, then by name.
+fn age(service: &ServiceInput) -> (i64, &str, &str) {
+    (service.created, &service.name, &service.namespace)
 }
 
 /// What is addressed to a pod and not to a service.

@@ -2,7 +2,9 @@
 
 use waymark_api::istio::virtual_service::{HttpAction, HttpMatch, HttpRule};
 
-use super::input::{Context, PortInput, Resolution, Semantics, ServiceInput, VirtualServiceInput};
+use super::input::{
+    Context, Flavour, PortInput, Resolution, Semantics, ServiceInput, VirtualServiceInput,
+};
 use super::names::{self, Family};
 use super::traffic_policy::Effective;
 use super::tunnel;
@@ -163,22 +165,29 @@ fn virtual_service_routes(
 }
 
 /// Every rule with each of its matches that can hold here.
-fn conditions<'a>(scope: Scope<'a>) -> impl Iterator<Item = (&'a HttpRule, Option<&'a HttpMatch>)> {
-    scope
-        .virtual_service
-        .spec
-        .http
-        .iter()
-        .flat_map(move |rule| {
+///
+/// Upstream sorts the rules of the Gateway API so that one that takes every path comes before all regular expressions,
+/// which then never hold. The stock flavour puts it behind them.
+fn conditions<'a>(scope: Scope<'a>) -> Vec<(&'a HttpRule, Option<&'a HttpMatch>)> {
+    let rules = scope.virtual_service.spec.http.iter();
+    let mut conditions: Vec<_> = rules
+        .flat_map(|rule| {
             let unconditional = rule.matches.is_empty().then_some((rule, None));
             let matching = rule
                 .matches
                 .iter()
-                .filter(move |condition| applies(scope, condition));
+                .filter(|condition| applies(scope, condition));
             unconditional
                 .into_iter()
                 .chain(matching.map(move |condition| (rule, Some(condition))))
         })
+        .collect();
+    if (scope.ctx.proxy.flavour, scope.semantics()) == (Flavour::Stock, Semantics::GatewayApi) {
+        conditions.sort_by_key(|(_, condition)| {
+            matches::is_catch_all(&matches::of(*condition, Semantics::GatewayApi))
+        });
+    }
+    conditions
 }
 
 /// What can be decided now: the port, the gateway, and who the client is, of which only the namespace is known, and

@@ -1,11 +1,12 @@
 //! The filter chain of a TCP port.
 
 use waymark_api::istio::destination_rule::HashKey;
+use waymark_api::protocol::Protocol;
 
 use super::input::{Context, Flavour, PortInput, ServiceInput};
 use super::names::{self, Family};
 use super::traffic_policy::Effective;
-use super::wire::{any, duration, envoy_type, listener, network_filter, tcp_proxy};
+use super::wire::{any, duration, envoy_type, ext, listener, network_filter, tcp_proxy};
 use super::{telemetry, tunnel};
 
 /// Name of the filter that ends every TCP chain.
@@ -21,12 +22,24 @@ pub(super) fn chain(
 ) -> listener::FilterChain {
     let name = names::inbound_vip(port.number, Family::Tcp, &service.host);
     let mut filters = telemetry_filters(ctx);
+    if port.protocol == Protocol::Mongo && ctx.proxy.flavour == Flavour::IstioProxy {
+        filters.push(mongo_statistics(&name));
+    }
     filters.push(network_filter(TCP_PROXY, any(&proxy(service, port, &name))));
     listener::FilterChain {
         name,
         filters,
         ..Default::default()
     }
+}
+
+/// Counts what MongoDB is asked; the bytes pass as they are.
+fn mongo_statistics(name: &str) -> listener::Filter {
+    let config = ext::filters::network::mongo_proxy::v3::MongoProxy {
+        stat_prefix: name.to_owned(),
+        ..Default::default()
+    };
+    network_filter("envoy.filters.network.mongo_proxy", any(&config))
 }
 
 /// The chain of TCP that is addressed to a pod: straight on to where it was going.

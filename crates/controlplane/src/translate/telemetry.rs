@@ -5,10 +5,13 @@ use prost_types::{ListValue, Struct, Value};
 use waymark_proto::stats;
 
 use super::input::{Context, Proxy};
-use super::wire::{Any, any, envoy_type, hcm, http_filter, listener, network_filter, typed_struct};
+use super::wire::{
+    Any, any, cluster, envoy_type, hcm, http_filter, listener, network_filter, typed_struct,
+};
 
 const PEER_METADATA: &str = "io.istio.http.peer_metadata.Config";
 const STATS: &str = "istio.stats";
+const METADATA_EXCHANGE: &str = "istio.metadata_exchange";
 
 /// Finds out who the peer of a tunnel is.
 pub(super) fn downstream_peer_metadata() -> hcm::HttpFilter {
@@ -33,6 +36,19 @@ pub(super) fn upstream_peer_metadata() -> hcm::HttpFilter {
 
 /// The same for TCP.
 pub(super) fn metadata_exchange() -> listener::Filter {
+    network_filter(METADATA_EXCHANGE, metadata_exchange_config())
+}
+
+/// The same on the way to the endpoints of a cluster.
+pub(super) fn upstream_metadata_exchange() -> cluster::Filter {
+    cluster::Filter {
+        name: METADATA_EXCHANGE.to_owned(),
+        typed_config: Some(metadata_exchange_config()),
+        ..Default::default()
+    }
+}
+
+fn metadata_exchange_config() -> Any {
     let value = fields([
         (
             "protocol",
@@ -40,10 +56,7 @@ pub(super) fn metadata_exchange() -> listener::Filter {
         ),
         ("enable_discovery", Kind::BoolValue(true)),
     ]);
-    network_filter(
-        "istio.metadata_exchange",
-        typed_struct("envoy.tcp.metadataexchange.config.MetadataExchange", value),
-    )
+    typed_struct("envoy.tcp.metadataexchange.config.MetadataExchange", value)
 }
 
 /// `[{workload_discovery: {}}]`

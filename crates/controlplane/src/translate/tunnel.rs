@@ -76,37 +76,51 @@ pub(super) fn named_cluster(name: &str, kind: cluster::cluster::DiscoveryType) -
     }
 }
 
-/// A socket that goes to an internal listener and copies the named host metadata into that connection.
+/// Metadata that is copied into an internal connection.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Passthrough {
+    /// Of the endpoint, under this name.
+    Host(&'static str),
+    /// Of the cluster, under this name.
+    Cluster(&'static str),
+}
+
+/// A socket that goes to an internal listener and takes metadata along.
 pub(super) fn internal_upstream(
     name: &str,
-    passthrough: &[&str],
+    passthrough: &[Passthrough],
     inner: core::TransportSocket,
 ) -> core::TransportSocket {
     use ext::transport_sockets::internal_upstream::v3::{
-        InternalUpstreamTransport, internal_upstream_transport,
+        InternalUpstreamTransport, internal_upstream_transport::MetadataValueSource,
     };
-    use wire::envoy_type::metadata::v3::{MetadataKind, metadata_kind};
+    use wire::envoy_type::metadata::v3::{
+        MetadataKind,
+        metadata_kind::{Cluster, Host, Kind},
+    };
+    let source = |passthrough: &Passthrough| {
+        let (kind, name) = match passthrough {
+            Passthrough::Host(name) => (Kind::Host(Host {}), *name),
+            Passthrough::Cluster(name) => (Kind::Cluster(Cluster {}), *name),
+        };
+        MetadataValueSource {
+            kind: Some(MetadataKind { kind: Some(kind) }),
+            name: name.to_owned(),
+        }
+    };
     transport_socket(
         name,
         any(&InternalUpstreamTransport {
-            passthrough_metadata: passthrough
-                .iter()
-                .map(|name| internal_upstream_transport::MetadataValueSource {
-                    kind: Some(MetadataKind {
-                        kind: Some(metadata_kind::Kind::Host(metadata_kind::Host {})),
-                    }),
-                    name: (*name).to_owned(),
-                })
-                .collect(),
+            passthrough_metadata: passthrough.iter().map(source).collect(),
             transport_socket: Some(inner),
         }),
     )
 }
 
 /// Bytes as they are.
-pub(super) fn raw_buffer() -> core::TransportSocket {
+pub(super) fn raw_buffer(name: &str) -> core::TransportSocket {
     transport_socket(
-        "raw_buffer",
+        name,
         any(&ext::transport_sockets::raw_buffer::v3::RawBuffer {}),
     )
 }
@@ -150,7 +164,11 @@ pub(super) fn explicit_http2(
 fn to_listener(name: &str, target: &str) -> cluster::Cluster {
     let mut cluster = named_cluster(name, cluster::cluster::DiscoveryType::Static);
     cluster.load_assignment = Some(single_endpoint(name, internal_address(target, "")));
-    cluster.transport_socket = Some(internal_upstream("internal_upstream", &[], raw_buffer()));
+    cluster.transport_socket = Some(internal_upstream(
+        "internal_upstream",
+        &[],
+        raw_buffer("raw_buffer"),
+    ));
     set_http_options(
         &mut cluster,
         &upstream_http::HttpProtocolOptions {
@@ -345,6 +363,37 @@ fn upstream_tls(mesh: &MeshSettings, also: Option<String>) -> core::TransportSoc
         ..Default::default()
     };
     transport_socket("tls", any(&context))
+}
+
+/// Mutual TLS with a sidecar.
+pub(super) fn sidecar_tls(sni: String, http2: bool) -> core::TransportSocket {
+    use tls::common_tls_context::{CombinedCertificateValidationContext, ValidationContextType};
+    let alpn = ["istio-peer-exchange", "istio"]
+        .into_iter()
+        .chain(http2.then_some("h2"));
+    let context = tls::CommonTlsContext {
+        tls_params: Some(tls::TlsParameters {
+            tls_minimum_protocol_version: tls::tls_parameters::TlsProtocol::TlSv12 as i32,
+            tls_maximum_protocol_version: tls::tls_parameters::TlsProtocol::TlSv13 as i32,
+            ..Default::default()
+        }),
+        alpn_protocols: alpn.map(str::to_owned).collect(),
+        tls_certificate_sds_secret_configs: vec![sds("default")],
+        validation_context_type: Some(ValidationContextType::CombinedValidationContext(
+            CombinedCertificateValidationContext {
+                default_validation_context: Some(tls::CertificateValidationContext::default()),
+                validation_context_sds_secret_config: Some(sds("ROOTCA")),
+                ..Default::default()
+            },
+        )),
+        ..Default::default()
+    };
+    let context = tls::UpstreamTlsContext {
+        common_tls_context: Some(context),
+        sni,
+        ..Default::default()
+    };
+    transport_socket("envoy.transport_sockets.tls", any(&context))
 }
 
 // ---- listeners ----

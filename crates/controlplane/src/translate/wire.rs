@@ -73,6 +73,13 @@ pub(super) fn string(value: impl Into<String>) -> protobuf::Value {
     }
 }
 
+/// A truth value inside a `Struct`.
+pub(super) fn boolean(value: bool) -> protobuf::Value {
+    protobuf::Value {
+        kind: Some(protobuf::value::Kind::BoolValue(value)),
+    }
+}
+
 /// A list inside a `Struct`.
 pub(super) fn list(values: Vec<protobuf::Value>) -> protobuf::Value {
     protobuf::Value {

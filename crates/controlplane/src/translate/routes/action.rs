@@ -29,7 +29,7 @@ pub(super) fn to_cluster(
     use route::route_action::ClusterNotFoundResponseCode;
     let timeout = duration(timeout.unwrap_or_default());
     let mut action = RouteAction {
-        timeout: Some(timeout.clone()),
+        timeout: Some(timeout),
         cluster_not_found_response_code: match semantics {
             Semantics::VirtualService => ClusterNotFoundResponseCode::ServiceUnavailable,
             Semantics::GatewayApi => ClusterNotFoundResponseCode::InternalServerError,

@@ -29,7 +29,6 @@ fn fault_filter(fault: &Fault) -> ext::filters::http::fault::v3::HttpFault {
         delay: fault.delay.map(|(delay, share)| FaultDelay {
             percentage: Some(millionths(share)),
             fault_delay_secifier: Some(FaultDelaySecifier::FixedDelay(duration(delay))),
-            ..Default::default()
         }),
         abort: fault.abort.map(|(abort, share)| FaultAbort {
             percentage: Some(millionths(share)),

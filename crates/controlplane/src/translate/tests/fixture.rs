@@ -68,7 +68,6 @@ impl Mesh {
         }
     }
 
-    #[expect(dead_code, reason = "used by the tables to come")]
     pub(super) fn foreign(mut self, service: ServiceInput) -> Self {
         self.hosts
             .insert(service.host.clone(), (Binding::Foreign, Arc::new(service)));
@@ -108,6 +107,12 @@ impl Mesh {
             all.extend(translate::endpoints(ctx, service));
             all.extend(translate::routes(ctx, service));
         }
+        for (binding, service) in self.hosts.values() {
+            if *binding == Binding::Foreign {
+                all.extend(translate::outbound_clusters(ctx, service));
+                all.extend(translate::outbound_endpoints(ctx, service));
+            }
+        }
         all
     }
 
@@ -132,7 +137,6 @@ impl Mesh {
     }
 
     /// The routes of one chain, wherever the flavour keeps them.
-    #[expect(dead_code, reason = "used by the tables to come")]
     pub(super) fn routes(&self, name: &str) -> Value {
         let json = self.json();
         if let Some(routes) =
@@ -234,6 +238,17 @@ pub(super) fn destination_rule(
             .collect(),
         export_to: ExportTo::All,
     }
+}
+
+/// The one resource of a manifest.
+pub(super) fn parse(yaml: &str) -> waymark_api::Resource {
+    let mut documents = waymark_api::yaml::parse_documents("test.yaml", yaml).into_iter();
+    let document = documents
+        .next()
+        .expect("a document")
+        .expect("a good document");
+    assert!(documents.next().is_none(), "one document");
+    document.resource
 }
 
 pub(super) fn virtual_service(name: &str, http: Vec<HttpRule>) -> VirtualServiceInput {

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod ca;
+pub mod deploy;
 pub mod facts;
 pub mod file;
 pub mod index;

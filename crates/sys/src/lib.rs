@@ -7,9 +7,12 @@
 )]
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// Makes the child that `command` starts die (SIGKILL) when the thread that starts it ends.
 ///
@@ -88,6 +91,19 @@ pub fn loopback_up() -> io::Result<()> {
     } else {
         Err(io::Error::last_os_error())
     }
+}
+
+/// Has the runtime watch a descriptor for readability: a pidfd, which is readable once its process has ended.
+///
+/// # Errors
+/// When the kernel cannot poll it.
+///
+/// # Panics
+/// Outside a tokio runtime.
+pub fn readable(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: the AsyncFd owns the OwnedFd, which keeps the one descriptor open until it is dropped and always names it.
+    let watched = unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) };
+    Ok(watched?)
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ mod http_chain;
 mod main_internal;
 mod matcher;
 mod names;
+mod ranges;
 mod routes;
 mod tcp_chain;
 mod telemetry;

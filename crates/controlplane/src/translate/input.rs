@@ -158,8 +158,6 @@ pub struct RetryDefault {
 pub struct MeshSettings {
     /// Own trust domain first, then its aliases. Never empty.
     pub trust_domains: Vec<String>,
-    /// DNS suffix of the cluster.
-    pub cluster_domain: String,
     /// `connectTimeout`.
     pub connect_timeout: Duration,
     /// `hboneIdleTimeout`.
@@ -176,7 +174,6 @@ impl Default for MeshSettings {
     fn default() -> Self {
         Self {
             trust_domains: vec!["cluster.local".to_owned()],
-            cluster_domain: "cluster.local".to_owned(),
             connect_timeout: Duration::from_secs(10),
             hbone_idle_timeout: Duration::from_secs(3600),
             dns_refresh_rate: Duration::from_secs(60),

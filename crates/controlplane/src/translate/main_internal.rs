@@ -7,6 +7,7 @@ use ipnet::IpNet;
 
 use super::input::{AttachedWorkloads, Context, Flavour, PortInput, Resolution, ServiceInput};
 use super::names::{self, Family};
+use super::ranges::Ranges;
 use super::wire::{any, ext, listener, listener_filter, u32_value, xds};
 use super::{Named, families, http_chain, matcher, ports, tcp_chain, tunnel};
 
@@ -92,29 +93,27 @@ fn chain_matcher(
     services: &[&ServiceInput],
     direct: &DirectTraffic,
 ) -> xds::r#type::matcher::v3::Matcher {
-    let mut taken = BTreeSet::new();
-    let mut ranges = Vec::new();
+    let mut ranges = Ranges::new(ctx.proxy.flavour);
     for service in services {
-        let by_port = service_matcher(service);
-        let vips = usable_vips(ctx, service, &mut taken);
-        if !vips.is_empty() && !by_port.is_empty() {
-            ranges.push((vips, matcher::port_tree(by_port)));
-        }
+        ranges.add(usable_vips(ctx, service), service_matcher(service));
     }
     let direct: Vec<IpNet> = direct
         .addresses
         .iter()
         .filter(|address| ctx.proxy.ip_family.admits(**address))
         .map(|address| IpNet::from(*address))
-        .filter(|vip| ctx.proxy.flavour == Flavour::IstioProxy || taken.insert(*vip))
+        .filter(|address| ctx.proxy.flavour == Flavour::IstioProxy || !ranges.has(*address))
         .collect();
-    if !direct.is_empty() {
-        ranges.push((
+    let by_port = ranges
+        .into_entries()
+        .map(|(addresses, ports)| (addresses, matcher::port_tree(ports)));
+    let by_protocol = (!direct.is_empty()).then(|| {
+        (
             direct,
             matcher::protocol_tree(http_chain::DIRECT_HTTP, tcp_chain::DIRECT_TCP),
-        ));
-    }
-    matcher::address_tree(ranges)
+        )
+    });
+    matcher::address_tree(by_port.chain(by_protocol))
 }
 
 /// Per port what its chain is.
@@ -137,23 +136,17 @@ fn service_matcher(service: &ServiceInput) -> BTreeMap<u16, matcher::Target> {
 
 /// The addresses that a service is served on, sorted as text.
 ///
-/// Upstream gives a service without address the pseudo-address 0.0.0.0, and lists an address twice if two services
-/// have it; the first one wins. The stock flavour writes neither: what is `taken` is left out.
-fn usable_vips(
-    ctx: Context<'_>,
-    service: &ServiceInput,
-    taken: &mut BTreeSet<IpNet>,
-) -> Vec<IpNet> {
-    let mut vips: Vec<IpNet> = service
+/// Upstream gives a service without address the pseudo-address 0.0.0.0; the stock flavour gives it none.
+fn usable_vips(ctx: Context<'_>, service: &ServiceInput) -> Vec<IpNet> {
+    let usable = service
         .vips
         .iter()
-        .filter(|vip| ctx.proxy.ip_family.admits(vip.addr()))
-        .copied()
-        .collect();
+        .filter(|vip| ctx.proxy.ip_family.admits(vip.addr()));
+    let mut vips: Vec<IpNet> = usable.copied().collect();
     vips.sort_by_key(|vip| vip.addr().to_string());
     vips.dedup();
     match ctx.proxy.flavour {
-        Flavour::Stock => vips.retain(|vip| !vip.addr().is_unspecified() && taken.insert(*vip)),
+        Flavour::Stock => vips.retain(|vip| !vip.addr().is_unspecified()),
         Flavour::IstioProxy => {
             if service.vips.is_empty() && service.resolution == Resolution::Passthrough {
                 vips.push(IpNet::from(IpAddr::V4(Ipv4Addr::UNSPECIFIED)));

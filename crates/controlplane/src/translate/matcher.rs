@@ -19,6 +19,7 @@ use xds::r#type::matcher::v3::{
 };
 
 /// What a port leads to.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Target {
     /// Always this chain.
     Chain(String),
@@ -32,9 +33,8 @@ pub(super) enum Target {
 }
 
 /// By destination address. Ranges may be none, the addresses of one not.
-pub(super) fn address_tree(ranges: Vec<(Vec<IpNet>, Matcher)>) -> Matcher {
+pub(super) fn address_tree(ranges: impl Iterator<Item = (Vec<IpNet>, Matcher)>) -> Matcher {
     let range_matchers = ranges
-        .into_iter()
         .map(|(vips, then)| IpRangeMatcher {
             ranges: vips
                 .iter()

@@ -48,15 +48,6 @@ pub(super) fn config_path(resource: &str, namespace: &str, name: &str) -> String
     format!("/apis/networking.istio.io/v1/namespaces/{namespace}/{resource}/{name}")
 }
 
-/// The fully qualified form of a host that an object of `namespace` names: a name without dots is a service of that
-/// namespace.
-pub(super) fn resolve_host(host: &str, namespace: &str, cluster_domain: &str) -> String {
-    if host.is_empty() || host.contains('.') || host.contains('*') {
-        return host.to_owned();
-    }
-    format!("{host}.{namespace}.svc.{cluster_domain}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -73,10 +64,5 @@ mod tests {
             "inbound-vip|9080|tcp/v1|reviews.default.svc.cluster.local"
         );
         assert_eq!(outbound(80, None, "a.example"), "outbound|80||a.example");
-        assert_eq!(resolve_host("reviews", "default", "cluster.local"), host);
-        assert_eq!(
-            resolve_host("a.example", "default", "cluster.local"),
-            "a.example"
-        );
     }
 }

@@ -24,11 +24,7 @@ pub(super) struct Resolved<'a> {
 /// Resolves a destination. A host that nobody knows gets the name that its cluster would have: requests to it fail.
 pub(super) fn resolve<'a>(scope: Scope<'a>, destination: &Destination) -> Resolved<'a> {
     let namespace = &scope.virtual_service.spec.meta.namespace;
-    let host = names::resolve_host(
-        destination.host.as_str(),
-        namespace,
-        &scope.ctx.mesh.cluster_domain,
-    );
+    let host = destination.host.resolve(namespace);
     let found = scope.ctx.destinations.find(&host);
     let ports = found.map_or(&[][..], |found| &found.service.ports);
     let port = match (destination.port, ports) {

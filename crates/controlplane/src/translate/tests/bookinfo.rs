@@ -3,11 +3,14 @@
 use std::sync::Arc;
 
 use insta::assert_json_snapshot;
+use ipnet::IpNet;
+use proptest::prelude::*;
 use waymark_api::istio::destination_rule::TrafficPolicy;
 use waymark_api::protocol::Protocol;
 
 use super::fixture::{Mesh, destination_rule, pod, rule, service, to, virtual_service};
-use crate::translate::input::{Flavour, ServiceInput};
+use crate::translate::input::{Binding, Flavour, ServiceInput};
+use crate::translate::{self, Named};
 
 fn services() -> Vec<ServiceInput> {
     let mut front = service("front", "10.0.0.1", 9080, Protocol::Http);
@@ -50,26 +53,76 @@ fn istio_proxy() {
     assert_json_snapshot!(Mesh::new(Flavour::IstioProxy, services()).json());
 }
 
-/// Maps of the generated code have another order each time; services come in any order.
+/// Maps of the generated code have another order each time they are made.
 #[test]
 fn equal_input_gives_equal_bytes() {
     for flavour in [Flavour::Stock, Flavour::IstioProxy] {
         let first = Mesh::new(flavour, services()).resources();
         for round in 0..100 {
-            let mut services = services();
-            let turn = round % services.len();
-            services.rotate_left(turn);
-            for service in &mut services {
-                let pods = service.endpoints.len();
-                service
-                    .endpoints
-                    .rotate_left((round % pods.max(1)).min(pods));
-            }
             assert_eq!(
-                Mesh::new(flavour, services).resources(),
+                Mesh::new(flavour, services()).resources(),
                 first,
                 "{flavour:?}, round {round}"
             );
+        }
+    }
+}
+
+/// Two of a kind where order might show: virtual services and ranges.
+fn more_services() -> Vec<ServiceInput> {
+    let mut services = services();
+    for service in &mut services {
+        let second = rule("second", None, to(&[("front", 1)]));
+        service
+            .virtual_services
+            .push(virtual_service("second", vec![second]));
+        service.vips.extend(
+            ["10.0.9.0/24", "10.0.1.7/32"].map(|net| net.parse::<IpNet>().expect("a network")),
+        );
+    }
+    services
+}
+
+fn outcome(flavour: Flavour, services: &[ServiceInput]) -> Vec<Named> {
+    let mut mesh = Mesh::new(flavour, Vec::new());
+    for service in services {
+        mesh.hosts.insert(
+            service.host.clone(),
+            (Binding::Owned, Arc::new(service.clone())),
+        );
+    }
+    let order: Vec<&ServiceInput> = services.iter().collect();
+    let mut resources = mesh.resources();
+    resources.push(translate::main_internal(
+        mesh.context(),
+        &order,
+        &mesh.attached,
+    ));
+    resources
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Services, endpoints, virtual services and addresses come in any order.
+    #[test]
+    fn permuted_input_gives_equal_bytes(
+        order in Just((0..3).collect::<Vec<usize>>()).prop_shuffle(),
+        endpoints in Just((0..3).collect::<Vec<usize>>()).prop_shuffle(),
+        turn in 0..3_usize,
+    ) {
+        let straight = more_services();
+        let mut permuted: Vec<ServiceInput> = order.iter().map(|index| straight[*index].clone()).collect();
+        for service in &mut permuted {
+            if service.endpoints.len() == endpoints.len() {
+                service.endpoints = endpoints.iter().map(|index| service.endpoints[*index].clone()).collect();
+            }
+            let (vips, rules) = (service.vips.len(), service.virtual_services.len());
+            service.vips.rotate_left(turn % vips);
+            service.virtual_services.rotate_left(turn % rules);
+        }
+        for flavour in [Flavour::Stock, Flavour::IstioProxy] {
+            prop_assert!(outcome(flavour, &straight) == outcome(flavour, &permuted));
         }
     }
 }

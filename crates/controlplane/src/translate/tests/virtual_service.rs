@@ -10,7 +10,7 @@ use waymark_api::istio::destination_rule::{
     ConsistentHash, HashAlgorithm, HashKey, LoadBalancer, TrafficPolicy,
 };
 use waymark_api::istio::virtual_service::{
-    Abort, CorsPolicy, Destination, Fault, HttpMatch, Mirror,
+    Abort, CorsPolicy, Destination, Fault, HttpMatch, Mirror, Retries,
 };
 use waymark_api::matcher::{Fraction, StringMatch};
 use waymark_api::protocol::Protocol;
@@ -94,7 +94,7 @@ spec:
   - name: timeouts
     match: [{uri: {prefix: /slow}}]
     timeout: 1.5s
-    retries: {attempts: 4, perTryTimeout: 500ms, retryOn: '5xx,503,429', backoff: 10ms, retryRemoteLocalities: true}
+    retries: {attempts: 4, perTryTimeout: 500ms, retryOn: '5xx,503,429', backoff: 10ms}
     route: [{destination: {host: web}}]
   - name: no-retries
     match: [{uri: {prefix: /once}}]
@@ -155,7 +155,7 @@ fn rules() {
 
 /// What manifests may not say yet.
 #[test]
-fn fault_cors_mirror_and_hash() {
+fn fault_cors_mirror_hash_and_far_retries() {
     let mut web = web();
     let condition = |path: &str| {
         Some(HttpMatch {
@@ -194,6 +194,16 @@ fn fault_cors_mirror_and_hash() {
     };
     let shares =
         [100.0, 25.0, 0.0].map(|percent| Fraction::from_percent(percent).expect("a share"));
+    mirrored.retries = Some(Retries {
+        attempts: 1,
+        per_try_timeout: None,
+        conditions: Vec::new(),
+        codes: Vec::new(),
+        retry_on: None,
+        retry_remote_localities: true,
+        ignore_previous_hosts: false,
+        backoff: None,
+    });
     mirrored.mirrors = shares.map(copy).to_vec();
     let split = rule("split", None, to(&[("web/v1", 1), ("web/v2", 1)]));
     web.virtual_services = vec![virtual_service("web", vec![faulty, mirrored, split])];

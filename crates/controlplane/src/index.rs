@@ -21,6 +21,7 @@ use std::sync::Arc;
 
 use waymark_api::ambient::{Locality, UseWaypoint};
 use waymark_api::meta::{NamespacedName, ObjectKey};
+use waymark_xds::{Encoded, ResourceMap};
 
 use self::binding::{Binding, Subject, Target, Waypoints};
 use self::effects::{Aspects, Effects, WaypointEffect};
@@ -102,7 +103,8 @@ pub struct Index {
     /// Who a waypoint is configured for.
     bound: HashMap<WaypointKey, Dependents>,
     routing: Routing,
-    published: HashMap<Arc<str>, Arc<wds::Published>>,
+    addresses: ResourceMap,
+    workload_resources: ResourceMap,
 }
 
 /// Services and workloads of a waypoint.
@@ -297,6 +299,14 @@ impl Index {
         self.service_bindings.get(key).unwrap_or(&Binding::Unbound)
     }
 
+    /// The waypoint that a service is bound to, be it ready or not.
+    pub fn waypoint_of(&self, key: &ServiceKey) -> Option<&WaypointKey> {
+        match self.service_binding(key) {
+            Binding::Bound(waypoint) => Some(waypoint),
+            Binding::Unbound | Binding::Refused(..) => None,
+        }
+    }
+
     /// The binding of a workload.
     pub fn workload_binding(&self, uid: &Uid) -> &Binding {
         self.workload_bindings.get(uid).unwrap_or(&Binding::Unbound)
@@ -327,14 +337,14 @@ impl Index {
             .or_else(|| self.localities.get(&workload.node))
     }
 
-    /// A WDS resource by name.
-    pub fn published(&self, name: &str) -> Option<&Arc<wds::Published>> {
-        self.published.get(name)
+    /// Every WDS resource, as `istio.workload.Address`.
+    pub fn addresses(&self) -> &ResourceMap {
+        &self.addresses
     }
 
-    /// Every WDS resource, in no order.
-    pub fn all_published(&self) -> impl Iterator<Item = &Arc<wds::Published>> {
-        self.published.values()
+    /// Every workload, as `istio.workload.Workload`.
+    pub fn workload_resources(&self) -> &ResourceMap {
+        &self.workload_resources
     }
 
     /// Addresses of workloads bound to a waypoint, and of captured pods of services bound to it.
@@ -861,32 +871,34 @@ impl Index {
 
     /// Writes anew the WDS resources that may have changed, and notes those that did.
     fn publish(&mut self, dirty: &mut Dirty) {
-        let mut resources = Vec::new();
         for key in std::mem::take(&mut dirty.publish_services) {
-            let resource = self
-                .service(&key)
-                .map(|service| wds::service(self, service));
-            resources.push((Arc::from(key.to_string()), resource));
+            let resource = self.service(&key).map(|service| wds::service(self, service));
+            self.replace_published(&key.to_string(), resource, dirty);
         }
         for uid in std::mem::take(&mut dirty.publish_workloads) {
-            let resource = self
-                .workloads
-                .get(&uid)
-                .map(|workload| wds::workload(self, workload));
-            resources.push((Arc::from(uid.as_str()), resource));
+            let resource = self.workloads.get(&uid).map(|workload| wds::workload(self, workload));
+            self.replace_published(uid.as_str(), resource, dirty);
         }
-        for (name, resource) in resources {
-            let name: Arc<str> = name;
-            let old = self.published.get(&name);
-            if old.map(|old| &old.body) == resource.as_ref().map(|new| &new.body) {
-                continue;
+    }
+
+    fn replace_published(&mut self, name: &str, new: Option<wds::Published>, dirty: &mut Dirty) {
+        let version = |resource: &Arc<Encoded>| resource.version().to_owned();
+        if self.addresses.get(name).map(version) == new.as_ref().map(|new| version(&new.address)) {
+            return;
+        }
+        match new {
+            Some(new) => {
+                self.addresses.insert(new.address);
+                if let Some(workload) = new.workload {
+                    self.workload_resources.insert(workload);
+                }
             }
-            match resource {
-                Some(resource) => self.published.insert(name.clone(), Arc::new(resource)),
-                None => self.published.remove(&name),
-            };
-            dirty.effects.addresses.insert(name);
+            None => {
+                self.addresses.remove(name);
+                self.workload_resources.remove(name);
+            }
         }
+        dirty.effects.addresses.insert(name.into());
     }
 }
 

@@ -1,15 +1,19 @@
 //! The control plane: manifests in, configuration for node proxies and waypoints out.
 //!
 //! Stages, each of which only marks what the next one has to look at again:
-//! [`store`] and [`facts`] (with [`ipam`]) -> [`index`] -> [`wds`] and [`translate`].
+//! [`source`] -> [`store`] and [`facts`] (with [`ipam`]) -> [`index`] -> [`wds`] and [`generate`] (with
+//! [`inputs`] and [`translate`]).
 #![forbid(unsafe_code)]
 
 pub mod ca;
 pub mod deploy;
 pub mod facts;
 pub mod file;
+pub mod generate;
 pub mod index;
+pub mod inputs;
 pub mod ipam;
+pub mod source;
 pub mod store;
 pub mod token;
 pub mod translate;

@@ -17,7 +17,7 @@ use waymark_proto::workload::{
     self as proto, Address, Extension, GatewayAddress, LoadBalancing, NamespacedHostname,
     NetworkAddress, Port, PortList, address, gateway_address, load_balancing,
 };
-use xxhash_rust::xxh64::xxh64;
+use waymark_xds::Encoded;
 
 use crate::index::Index;
 use crate::index::binding::Binding;
@@ -34,39 +34,10 @@ pub const SERVICE_EXTENSION: &str = "waymark.dev/service";
 /// One WDS resource as it goes over the wire.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Published {
-    /// Resource name: a workload's uid, a service's `<namespace>/<host>`.
-    pub name: Arc<str>,
-    /// Which of the two it is.
-    pub kind: AddressKind,
-    /// The serialized `Address`.
-    pub body: prost::bytes::Bytes,
-    /// Hash of the body, in hexadecimal, as upstream writes it.
-    pub version: String,
-}
-
-/// What a WDS resource describes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AddressKind {
-    /// A workload.
-    Workload,
-    /// A service.
-    Service,
-}
-
-impl Published {
-    fn new(name: String, kind: AddressKind, address: address::Type) -> Self {
-        let body = Address {
-            r#type: Some(address),
-        }
-        .encode_to_vec();
-        let version = format!("{:x}", xxh64(&body, 0));
-        Self {
-            name: name.into(),
-            kind,
-            body: body.into(),
-            version,
-        }
-    }
+    /// As `istio.workload.Address`.
+    pub address: Arc<Encoded>,
+    /// As `istio.workload.Workload`, if it is one.
+    pub workload: Option<Arc<Encoded>>,
 }
 
 /// The resource of a service.
@@ -114,11 +85,8 @@ pub fn service(index: &Index, service: &Service) -> Published {
         weighted_waypoints: Vec::new(),
         visibility: proto::service::Visibility::Public.into(),
     };
-    Published::new(
-        service.key.to_string(),
-        AddressKind::Service,
-        address::Type::Service(resource),
-    )
+    let address = Address { r#type: Some(address::Type::Service(resource)) };
+    Published { address: Arc::new(Encoded::pack(service.key.to_string(), &address)), workload: None }
 }
 
 /// The resource of a workload.
@@ -162,7 +130,7 @@ pub fn workload(index: &Index, workload: &Workload) -> Published {
         authorization_policies: Vec::new(),
         status: match workload.health {
             Health::Healthy | Health::Unwatched => proto::WorkloadStatus::Healthy,
-            Health::Unhealthy => proto::WorkloadStatus::Unhealthy,
+            Health::Unhealthy | Health::Terminating => proto::WorkloadStatus::Unhealthy,
         }
         .into(),
         cluster_id: mesh.cluster_id.clone(),
@@ -183,11 +151,9 @@ pub fn workload(index: &Index, workload: &Workload) -> Published {
         extensions: extension_of(WORKLOAD_EXTENSION, &workload_extension(index, workload)),
         capacity: workload.weight,
     };
-    Published::new(
-        workload.uid.as_str().to_owned(),
-        AddressKind::Workload,
-        address::Type::Workload(resource),
-    )
+    let alone = Arc::new(Encoded::pack(workload.uid.as_str(), &resource));
+    let address = Address { r#type: Some(address::Type::Workload(resource)) };
+    Published { address: Arc::new(Encoded::pack(workload.uid.as_str(), &address)), workload: Some(alone) }
 }
 
 fn services(index: &Index, workload: &Workload) -> std::collections::BTreeMap<String, PortList> {

@@ -50,7 +50,9 @@ impl Facts {
             network: meta.label(names::NETWORK).unwrap_or_default().into(),
             locality: None,
             // Nobody probes the pods of a directory: they are ready unless their manifest says otherwise.
-            health: if pod.status.ready == Some(false) || meta.deletion_timestamp.is_some() {
+            health: if meta.deletion_timestamp.is_some() {
+                Health::Terminating
+            } else if pod.status.ready == Some(false) {
                 Health::Unhealthy
             } else {
                 Health::Healthy

@@ -141,16 +141,16 @@ impl Facts {
                     weight: None,
                     service_account: None,
                 };
-                self.inline_endpoint(meta, &spec, BTreeSet::from([key(host)]), true)
+                self.inline_endpoint(meta, &spec, BTreeSet::from([key(host)]), Origin::ServiceEntryEndpoint { implicit: true, ordinal: 0 })
             };
             return entry.hosts.iter().map(endpoint).collect();
         }
         let services: BTreeSet<ServiceKey> = entry.hosts.iter().map(key).collect();
-        entry
-            .endpoints
-            .iter()
-            .map(|spec| self.inline_endpoint(meta, spec, services.clone(), false))
-            .collect()
+        let endpoint = |(ordinal, spec)| {
+            let origin = Origin::ServiceEntryEndpoint { implicit: false, ordinal };
+            self.inline_endpoint(meta, spec, services.clone(), origin)
+        };
+        entry.endpoints.iter().enumerate().map(endpoint).collect()
     }
 
     fn inline_endpoint(
@@ -158,7 +158,7 @@ impl Facts {
         meta: &ObjectMeta,
         spec: &WorkloadEntrySpec,
         services: BTreeSet<ServiceKey>,
-        implicit: bool,
+        origin: Origin,
     ) -> Workload {
         let text = match &spec.address {
             WorkloadAddress::Ip(ip) => ip.to_string(),
@@ -181,7 +181,7 @@ impl Facts {
             canonical_name: super::pod::canonical_name(&meta.labels, &meta.name),
             canonical_revision: super::pod::canonical_revision(&meta.labels),
             labels: spec.labels.clone(),
-            ..entry_workload(uid, Origin::ServiceEntryEndpoint { implicit }, meta, spec)
+            ..entry_workload(uid, origin, meta, spec)
         }
     }
 }

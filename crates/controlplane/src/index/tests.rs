@@ -327,8 +327,9 @@ fn see(index: &Index) -> Seen {
 
 fn published(index: &Index) -> BTreeMap<String, Vec<u8>> {
     index
-        .all_published()
-        .map(|resource| (resource.name.to_string(), resource.body.to_vec()))
+        .addresses()
+        .iter()
+        .map(|resource| (resource.name().to_owned(), resource.value().to_vec()))
         .collect()
 }
 

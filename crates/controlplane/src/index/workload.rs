@@ -77,6 +77,8 @@ pub enum Origin {
     ServiceEntryEndpoint {
         /// Whether the entry lists no endpoints.
         implicit: bool,
+        /// Its place in the list.
+        ordinal: usize,
     },
     /// An EndpointSlice's address without a pod.
     SliceAddress,
@@ -108,7 +110,7 @@ impl Workload {
     pub fn may_bind(&self) -> bool {
         match self.origin {
             Origin::Pod { .. } | Origin::WorkloadEntry => self.gateway().is_none(),
-            Origin::ServiceEntryEndpoint { implicit } => !implicit,
+            Origin::ServiceEntryEndpoint { implicit, .. } => !implicit,
             Origin::SliceAddress | Origin::Replica(_) => false,
         }
     }
@@ -119,8 +121,10 @@ impl Workload {
 pub enum Health {
     /// Ready.
     Healthy,
-    /// Not ready, or on its way out.
+    /// Not ready.
     Unhealthy,
+    /// On its way out.
+    Terminating,
     /// Nobody watches over it: taken to be ready.
     Unwatched,
 }

@@ -238,3 +238,6 @@ fn note_names(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -923,4 +923,4 @@ fn named(subject: Subject<'_>, namespace: &Namespace) -> Option<WaypointKey> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -8,6 +8,10 @@ use waymark_api::ambient::{Enforcement, TrafficType, UseWaypoint};
 use waymark_api::gateway::{
     AllowedNamespaces, Gateway, GatewayApiVersion, GatewaySpec, Listener, ListenerProtocol,
 };
+use waymark_api::host::Host;
+use waymark_api::istio::destination_rule::{Subset, TrafficPolicy};
+use waymark_api::istio::virtual_service::{Destination, Headers, HttpAction, HttpDestination, HttpRule};
+use waymark_api::istio::{DestinationRule, ExportNamespace, ExportTo, VirtualService};
 use waymark_api::k8s::{
     ClusterIps, Container, ContainerPort, LocalPod, Namespace, Pod, PodSpec, PodStatus, Service,
     ServicePort, ServiceSpec, ServiceType, TargetPort,
@@ -27,12 +31,12 @@ const WAYPOINTS: [&str; 2] = ["w", "x"];
 
 /// One event of a mesh's life.
 #[derive(Clone, Debug)]
-enum Event {
+pub(crate) enum Event {
     Change(Change),
     Replica(WaypointKey, u32, bool),
 }
 
-fn settings() -> Settings {
+pub(crate) fn settings() -> Settings {
     Settings {
         cluster_id: "Kubernetes".to_owned(),
         node_name: "local".into(),
@@ -40,7 +44,7 @@ fn settings() -> Settings {
 }
 
 /// Everything that could be allocated, allocated in one order, so that addresses do not depend on that of the events.
-fn ipam() -> Ipam {
+pub(crate) fn ipam() -> Ipam {
     let mut ipam = Ipam::in_memory();
     for namespace in NAMESPACES {
         for name in WAYPOINTS {
@@ -251,8 +255,74 @@ fn gateway() -> impl Strategy<Value = Resource> {
         )
 }
 
-fn event() -> impl Strategy<Value = Event> {
-    let object = prop_oneof![2 => namespace(), 3 => service(), 4 => pod(), 3 => gateway()];
+fn virtual_service() -> impl Strategy<Value = Resource> {
+    let destination = || (0..3u8, prop::option::of(namespaces()), prop::option::of(Just("v1")), 1..100u32);
+    let host = prop_oneof![3 => (0..3u8).prop_map(|n| format!("s{n}")), 1 => Just("*.svc.cluster.local".to_owned())];
+    (namespaces(), 0..2u8, host, prop::collection::vec(destination(), 1..3)).prop_map(
+        |(namespace, n, host, destinations)| {
+            let route = |(to, of, subset, weight): (u8, Option<&str>, Option<&str>, u32)| {
+                let host = match of {
+                    Some(of) => format!("s{to}.{of}.svc.cluster.local"),
+                    None => format!("s{to}"),
+                };
+                HttpDestination {
+                    destination: Destination {
+                        host: Host::parse(&host).expect("a host"),
+                        subset: subset.map(str::to_owned),
+                        port: None,
+                    },
+                    weight,
+                    headers: Headers::default(),
+                }
+            };
+            let rule = HttpRule {
+                name: None,
+                matches: Vec::new(),
+                action: HttpAction::Route(destinations.into_iter().map(route).collect()),
+                rewrite: None,
+                timeout: None,
+                retries: None,
+                headers: Headers::default(),
+                fault: None,
+                cors: None,
+                mirrors: Vec::new(),
+            };
+            VirtualService {
+                meta: meta(namespace, &format!("v{n}"), BTreeMap::new()),
+                hosts: vec![Host::parse(&host).expect("a host")],
+                gateways: vec!["mesh".to_owned()],
+                http: vec![rule],
+                export_to: ExportTo::All,
+            }
+            .into()
+        },
+    )
+}
+
+fn destination_rule() -> impl Strategy<Value = Resource> {
+    let host = prop_oneof![3 => (0..3u8).prop_map(|n| format!("s{n}")), 1 => Just("*.svc.cluster.local".to_owned())];
+    (namespaces(), 0..2u8, host, any::<bool>(), labels()).prop_map(|(namespace, n, host, private, labels)| {
+        let subset = Subset { name: "v1".to_owned(), labels, traffic_policy: TrafficPolicy::default() };
+        DestinationRule {
+            meta: meta(namespace, &format!("d{n}"), BTreeMap::new()),
+            host: Host::parse(&host).expect("a host"),
+            traffic_policy: TrafficPolicy::default(),
+            subsets: vec![subset],
+            export_to: if private { ExportTo::Namespaces(vec![ExportNamespace::Own]) } else { ExportTo::All },
+        }
+        .into()
+    })
+}
+
+pub(crate) fn event() -> impl Strategy<Value = Event> {
+    let object = prop_oneof![
+        2 => namespace(),
+        3 => service(),
+        4 => pod(),
+        3 => gateway(),
+        3 => virtual_service(),
+        2 => destination_rule(),
+    ];
     let replica = (
         namespaces(),
         prop::sample::select(WAYPOINTS.to_vec()),
@@ -269,13 +339,35 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-fn facts_of(facts: &mut Facts, event: &Event) -> Vec<super::Fact> {
+pub(crate) fn facts_of(facts: &mut Facts, event: &Event) -> Vec<super::Fact> {
     match event.clone() {
         // Two pods may want one address: then the second is refused, as it would be in a full build of what is in force.
         Event::Change(Change::Upsert(object)) => facts.upsert(object).unwrap_or_default(),
         Event::Change(Change::Delete(key)) => facts.remove(&key),
         Event::Replica(waypoint, ordinal, ready) => facts.replica(&waypoint, ordinal, ready),
     }
+}
+
+/// An index that was told at once, and in another order, what is in force.
+pub(crate) fn rebuild(facts: &Facts, index: &Index, seed: &prop::sample::Index) -> Index {
+    let mut objects: Vec<Resource> = facts.store().iter().map(|(_, object)| object.clone()).collect();
+    let middle = if objects.is_empty() { 0 } else { seed.index(objects.len()) };
+    objects.rotate_left(middle);
+    let mut ipam = ipam();
+    for waypoint in index.waypoints().iter().filter(|waypoint| index.is_programmed(&waypoint.key)) {
+        ipam.set_programmed(&Owner::waypoint(&waypoint.key.namespace, &waypoint.key.name), true);
+    }
+    let mut fresh = Facts::new(settings(), ipam);
+    let mut batch = Vec::new();
+    for object in objects {
+        batch.extend(fresh.upsert(object).expect("it was in force beside the others"));
+    }
+    for (waypoint, ordinal, ready) in facts.replicas_reported() {
+        batch.extend(fresh.replica(&waypoint, ordinal, ready));
+    }
+    let mut rebuilt = Index::new(Mesh::default());
+    rebuilt.apply(batch);
+    rebuilt
 }
 
 /// All that can be seen of an index.
@@ -359,24 +451,7 @@ proptest! {
             prop_assert_eq!(said, changed);
         }
 
-        // What is in force now, told at once and in another order.
-        let mut objects: Vec<Resource> = facts.store().iter().map(|(_, object)| object.clone()).collect();
-        let middle = if objects.is_empty() { 0 } else { seed.index(objects.len()) };
-        objects.rotate_left(middle);
-        let mut ipam = ipam();
-        for waypoint in index.waypoints().iter().filter(|waypoint| index.is_programmed(&waypoint.key)) {
-            ipam.set_programmed(&Owner::waypoint(&waypoint.key.namespace, &waypoint.key.name), true);
-        }
-        let mut fresh_facts = Facts::new(settings(), ipam);
-        let mut batch = Vec::new();
-        for object in objects {
-            batch.extend(fresh_facts.upsert(object).expect("it was in force beside the others"));
-        }
-        for (waypoint, ordinal, ready) in facts.replicas_reported() {
-            batch.extend(fresh_facts.replica(&waypoint, ordinal, ready));
-        }
-        let mut fresh = Index::new(Mesh::default());
-        fresh.apply(batch);
+        let fresh = rebuild(&facts, &index, &seed);
         prop_assert_eq!(see(&index), see(&fresh));
     }
 }

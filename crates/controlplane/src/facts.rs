@@ -354,6 +354,11 @@ impl Facts {
     }
 }
 
+/// Whether an object's manifest names addresses for it.
+pub fn names_addresses(object: &Resource) -> bool {
+    named_addresses(object).is_some_and(|(_, _, addresses)| !addresses.is_empty())
+}
+
 /// Everything of an object that has an address.
 fn owners(object: &Resource) -> Vec<Owner> {
     let (namespace, name) = (

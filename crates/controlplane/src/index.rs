@@ -93,6 +93,7 @@ pub struct Index {
     workloads_by_namespace: HashMap<Arc<str>, BTreeSet<Uid>>,
     workloads_by_account: HashMap<(Arc<str>, Arc<str>), BTreeSet<Uid>>,
     workloads_by_node: HashMap<Arc<str>, BTreeSet<Uid>>,
+    workloads_by_address: HashMap<IpAddr, BTreeSet<Uid>>,
     members: Members,
     waypoints: Waypoints,
     programmed: BTreeSet<WaypointKey>,
@@ -268,6 +269,18 @@ impl Index {
     /// Every workload, in no order.
     pub fn workloads(&self) -> impl Iterator<Item = &Arc<Workload>> {
         self.workloads.values()
+    }
+
+    /// The workloads of a service account.
+    pub fn workloads_of_account(&self, namespace: &str, account: &str) -> impl Iterator<Item = &Arc<Workload>> {
+        let uids = self.workloads_by_account.get(&(Arc::from(namespace), Arc::from(account)));
+        uids.into_iter().flatten().filter_map(|uid| self.workloads.get(uid))
+    }
+
+    /// The workload with an address; one of them, where they share it.
+    pub fn workload_of_address(&self, address: IpAddr) -> Option<&Workload> {
+        let uid = self.workloads_by_address.get(&address)?.first()?;
+        self.workloads.get(uid).map(|workload| &**workload)
     }
 
     /// Who belongs to what.
@@ -587,6 +600,9 @@ impl Index {
             let account = (old.namespace.clone(), old.service_account.clone());
             remove_from(&mut self.workloads_by_account, &account, &old.uid);
             remove_from(&mut self.workloads_by_node, &old.node, &old.uid);
+            for address in &old.addresses {
+                remove_from(&mut self.workloads_by_address, address, &old.uid);
+            }
         }
         if let Some(new) = new {
             self.workloads_by_namespace
@@ -602,6 +618,9 @@ impl Index {
                 .entry(new.node.clone())
                 .or_default()
                 .insert(new.uid.clone());
+            for address in &new.addresses {
+                self.workloads_by_address.entry(*address).or_default().insert(new.uid.clone());
+            }
         }
     }
 

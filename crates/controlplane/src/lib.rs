@@ -7,13 +7,18 @@
 
 pub mod ca;
 pub mod deploy;
+pub mod core;
+pub mod distribution;
 pub mod facts;
 pub mod file;
 pub mod generate;
 pub mod index;
 pub mod inputs;
 pub mod ipam;
+pub mod metrics;
+pub mod serve;
 pub mod source;
+pub mod status;
 pub mod store;
 pub mod token;
 pub mod translate;

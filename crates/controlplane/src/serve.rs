@@ -1,0 +1,133 @@
+//! Who connects, whether they may, and which set of resources they are given.
+//!
+//! Spec: control-plane.md 2.2 and 2.3, waypoint-xds.md 2.2.
+
+mod node;
+
+use std::sync::Arc;
+
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
+use tonic::Extensions;
+use tracing::debug;
+use waymark_identity::grpc::PeerInfo;
+use waymark_identity::{ServiceAccountRef, SpiffeId};
+use waymark_xds::server::{Client, ClientSummary, Refusal, Source, View};
+use waymark_xds::{NodeId, NodeKind};
+
+use self::node::Metadata;
+use crate::ca::{Authenticator, NodeAuthorizer};
+use crate::core::Core;
+use crate::generate::ProxyKey;
+use crate::index::Index;
+use crate::index::key::WaypointKey;
+use crate::index::workload::Tunnel;
+
+/// What the xDS server asks.
+#[derive(Debug)]
+pub struct XdsSource {
+    core: Arc<Core>,
+    authenticator: Arc<Authenticator>,
+}
+
+impl XdsSource {
+    /// Serves what `core` knows to whom `authenticator` lets in.
+    pub fn new(core: Arc<Core>, authenticator: Arc<Authenticator>) -> Self {
+        Self { core, authenticator }
+    }
+
+    fn open_waypoint(&self, client: &Client, id: &NodeId, metadata: &Metadata) -> Result<View, Refusal> {
+        let proxy = self
+            .core
+            .read(|inner| node::proxy(&inner.index, &client.node, id, metadata))
+            .map_err(|error| Refusal::InvalidArgument(error.to_string()))?;
+        let (sets, lease) = self.core.open_waypoint(ProxyKey::new(proxy)).ok_or_else(not_ready)?;
+        Ok(View { sets, guard: Some(Box::new(lease)) })
+    }
+}
+
+impl Source for XdsSource {
+    fn authenticate(&self, headers: &HeaderMap, extensions: &Extensions) -> Result<Option<String>, Refusal> {
+        let peer = extensions.get::<PeerInfo>();
+        if peer.is_some_and(|peer| !peer.tls) {
+            // The plain-text port knows nobody, and is only there where the operator asked for it.
+            return Ok(None);
+        }
+        let authorization = headers.get(AUTHORIZATION).map(http::HeaderValue::as_bytes);
+        match self.authenticator.authenticate_parts(peer, authorization) {
+            Ok(caller) => Ok(Some(caller.identity.to_string())),
+            Err(error) => {
+                debug!(%error, "xds client is nobody we know");
+                Err(Refusal::Unauthenticated("authentication failure".to_owned()))
+            }
+        }
+    }
+
+    fn open(&self, client: &Client) -> Result<View, Refusal> {
+        if !self.core.is_ready() {
+            return Err(not_ready());
+        }
+        let id: NodeId = client
+            .node
+            .id
+            .parse()
+            .map_err(|error: waymark_xds::NodeIdError| Refusal::InvalidArgument(error.to_string()))?;
+        let metadata = Metadata::new(client.node.metadata.as_ref());
+        check_identity(client.identity.as_deref(), &id, &metadata)?;
+        match id.kind {
+            NodeKind::Waypoint => self.open_waypoint(client, &id, &metadata),
+            NodeKind::Ztunnel => Ok(View::new(self.core.open_node().ok_or_else(not_ready)?)),
+            NodeKind::Sidecar | NodeKind::Router | NodeKind::AgentGateway => Err(Refusal::InvalidArgument(format!(
+                "nodes of type {} are not served, only waypoint and ztunnel",
+                id.kind.as_str()
+            ))),
+        }
+    }
+}
+
+/// A client may only say that it is in the namespace, and has the service account, that it was authenticated as.
+fn check_identity(identity: Option<&str>, id: &NodeId, metadata: &Metadata) -> Result<(), Refusal> {
+    let Some(identity) = identity else { return Ok(()) };
+    let denied = |text: String| Err(Refusal::PermissionDenied(text));
+    let Ok(identity) = identity.parse::<SpiffeId>() else {
+        return denied(format!("{identity} is no identity of the mesh"));
+    };
+    let namespace = metadata.namespace().unwrap_or(id.namespace());
+    if identity.namespace() != namespace {
+        return denied(format!("{identity} may not be a proxy of namespace {namespace}"));
+    }
+    match metadata.text("SERVICE_ACCOUNT") {
+        Some(account) if account != identity.service_account() => {
+            denied(format!("{identity} may not be a proxy of service account {account}"))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// The waypoint that a connection is of, by what it says of itself.
+pub fn gateway_of(index: &Index, client: &ClientSummary) -> Option<WaypointKey> {
+    let id: NodeId = client.node_id.parse().ok().filter(|id: &NodeId| id.kind == NodeKind::Waypoint)?;
+    node::gateway(index, &id, &Metadata::new(client.metadata.as_ref())).ok()
+}
+
+fn not_ready() -> Refusal {
+    Refusal::Unavailable("the mesh has not been read yet".to_owned())
+}
+
+/// Node proxies may have certificates for the workloads that they capture, and for no others: a waypoint keeps its own.
+#[derive(Debug)]
+pub struct CapturedWorkloads(pub Arc<Core>);
+
+impl NodeAuthorizer for CapturedWorkloads {
+    fn may_impersonate(&self, _caller: &ServiceAccountRef, identity: &SpiffeId) -> bool {
+        self.0.read(|inner| {
+            inner
+                .index
+                .workloads_of_account(identity.namespace(), identity.service_account())
+                .any(|workload| workload.tunnel == Tunnel::Hbone)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

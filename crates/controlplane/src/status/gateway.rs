@@ -1,0 +1,150 @@
+//! Gateways. Spec: control-plane.md 9.1.
+
+use std::net::{IpAddr, SocketAddr};
+
+use waymark_api::Resource;
+use waymark_api::gateway::{Gateway, ListenerProtocol, WaypointForm};
+use waymark_api::meta::Kind;
+use waymark_api::names;
+
+use super::{Address, Condition, GatewayStatus, ReplicaStatus};
+use crate::core::Inner;
+use crate::deploy::{Phase, ReplicaKey};
+use crate::index::key::WaypointKey;
+use crate::index::waypoint::{Deployment, Instance, Waypoint, WaypointAddress};
+
+/// Every Gateway.
+pub(super) fn all(inner: &Inner) -> Vec<GatewayStatus> {
+    inner
+        .facts
+        .store()
+        .of_kind(Kind::Gateway)
+        .filter_map(|(_, object)| match object {
+            Resource::Gateway(gateway) => Some(one(inner, gateway)),
+            _ => None,
+        })
+        .collect()
+}
+
+fn one(inner: &Inner, gateway: &Gateway) -> GatewayStatus {
+    let key = WaypointKey::new(gateway.meta.namespace.as_str(), gateway.meta.name.as_str());
+    let waypoint = inner.index.waypoints().find(&key).map(|waypoint| &**waypoint);
+    let deployment = waypoint.and_then(Waypoint::deployment);
+    GatewayStatus {
+        class: gateway.spec.class_name.clone(),
+        form: match gateway.form() {
+            WaypointForm::Today => "today",
+            WaypointForm::ServiceAccount2023(_) | WaypointForm::Namespace2023 => "2023",
+        }
+        .to_owned(),
+        for_service_account: gateway.for_service_account.clone(),
+        deployment: deployment.map(|deployment| deployment.name.as_ref().to_owned()).unwrap_or_default(),
+        service_account: deployment.map(|of| of.service_account.as_ref().to_owned()).unwrap_or_default(),
+        revision: gateway.meta.label(names::REVISION).unwrap_or("default").to_owned(),
+        traffic_type: waypoint.map_or_else(|| gateway.traffic_type(None), |waypoint| waypoint.traffic).to_string(),
+        conditions: conditions(inner, gateway, waypoint),
+        addresses: addresses(inner, &key, waypoint),
+        replicas: deployment.map(|deployment| replicas(inner, &key, deployment)).unwrap_or_default(),
+        namespace: key.namespace,
+        name: key.name,
+    }
+}
+
+fn conditions(inner: &Inner, gateway: &Gateway, waypoint: Option<&Waypoint>) -> Vec<Condition> {
+    let Some(waypoint) = waypoint else {
+        // The state that the API server gives a new Gateway, which stays while nobody takes it up.
+        let pending = |r#type: &str| Condition {
+            status: "Unknown".to_owned(),
+            ..Condition::new(r#type, false, "Pending", "Waiting for controller")
+        };
+        return vec![pending("Accepted"), pending("Programmed")];
+    };
+    let expected = match gateway.spec.listeners.as_slice() {
+        [listener] => listener.port == names::HBONE_PORT && listener.protocol == ListenerProtocol::Hbone,
+        _ => false,
+    };
+    let accepted = if expected || waypoint.deployment().is_none() {
+        Condition::new("Accepted", true, "Accepted", "Resource accepted")
+    } else {
+        let message = "Expected a single listener on port 15008 with protocol \"HBONE\"";
+        Condition::new("Accepted", false, "ListenersNotValid", message)
+    };
+    vec![accepted, programmed(inner, waypoint)]
+}
+
+fn programmed(inner: &Inner, waypoint: &Waypoint) -> Condition {
+    let host = match &waypoint.instance {
+        Instance::Deployed(deployment) => {
+            waymark_api::host::service_host(&deployment.name, &waypoint.key.namespace)
+        }
+        Instance::External(WaypointAddress::Hostname(host)) => host.as_ref().to_owned(),
+        Instance::External(WaypointAddress::Ip(_)) => {
+            return Condition::new("Programmed", true, "Programmed", "Resource programmed");
+        }
+    };
+    let failed = |reason: &str, warning: String| {
+        let message = format!("Failed to assign to any requested addresses: {warning}");
+        Condition::new("Programmed", false, reason, message)
+    };
+    let Some(service) = inner.index.canonical(&host) else {
+        return failed("AddressNotUsable", format!("hostname \"{host}\" not found"));
+    };
+    let ready = inner
+        .index
+        .members()
+        .of_service(&service.key)
+        .filter_map(|uid| inner.index.workload(uid))
+        .any(|workload| workload.health == crate::index::workload::Health::Healthy);
+    if ready {
+        let port = names::HBONE_PORT;
+        let message = format!("Resource programmed, assigned to service(s) {host}:{port}");
+        Condition::new("Programmed", true, "Programmed", message)
+    } else {
+        failed("AddressNotAssigned", format!("no instances found for hostname \"{host}\""))
+    }
+}
+
+fn addresses(inner: &Inner, key: &WaypointKey, waypoint: Option<&Waypoint>) -> Vec<Address> {
+    let Some(waypoint) = waypoint.filter(|_| inner.index.is_programmed(key)) else { return Vec::new() };
+    let ip = |ip: IpAddr| Address { r#type: "IPAddress".to_owned(), value: ip.to_string() };
+    let hostname = |host: String| Address { r#type: "Hostname".to_owned(), value: host };
+    match &waypoint.instance {
+        Instance::Deployed(deployment) => vec![
+            ip(deployment.vip),
+            hostname(waymark_api::host::service_host(&deployment.name, &key.namespace)),
+        ],
+        Instance::External(WaypointAddress::Hostname(host)) => vec![hostname(host.as_ref().to_owned())],
+        Instance::External(WaypointAddress::Ip(address)) => vec![ip(*address)],
+    }
+}
+
+fn replicas(inner: &Inner, key: &WaypointKey, deployment: &Deployment) -> Vec<ReplicaStatus> {
+    let replica = |(index, address): (u32, &IpAddr)| {
+        let name = ReplicaKey {
+            namespace: key.namespace.clone(),
+            deployment: deployment.name.as_ref().to_owned(),
+            index,
+        };
+        let state = inner.replica_states().get(&name);
+        let (text, message) = match state.map(|state| &state.phase) {
+            None => ("Pending", String::new()),
+            Some(Phase::Starting) => ("Starting", String::new()),
+            Some(Phase::Ready) => ("Ready", String::new()),
+            Some(Phase::Backoff { why }) => ("Backoff", why.clone()),
+            Some(Phase::Draining) => ("Draining", String::new()),
+        };
+        ReplicaStatus {
+            name: name.name(),
+            address: address.to_string(),
+            admin: SocketAddr::new(*address, ADMIN_PORT).to_string(),
+            pid: state.and_then(|state| state.pid),
+            state: text.to_owned(),
+            message,
+            restarts: state.map_or(0, |state| state.restarts),
+        }
+    };
+    (0..).zip(&deployment.replicas).map(replica).collect()
+}
+
+/// Where a waypoint's admin endpoints are. Spec: ARCHITECTURE.md, addresses.
+const ADMIN_PORT: u16 = 15000;

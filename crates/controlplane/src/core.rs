@@ -72,7 +72,11 @@ impl Core {
     /// A control plane that knows of nothing yet.
     pub fn new(facts: Facts, index: Index, generator: Generator, metrics: Arc<Metrics>) -> Self {
         let mut nodes = ResourceSet::new("");
-        for type_url in [type_url::ADDRESS, type_url::WORKLOAD, type_url::AUTHORIZATION] {
+        for type_url in [
+            type_url::ADDRESS,
+            type_url::WORKLOAD,
+            type_url::AUTHORIZATION,
+        ] {
             nodes.set(type_url, ResourceMap::new());
         }
         let inner = Inner {
@@ -89,7 +93,12 @@ impl Core {
             version: "".into(),
             ready: false,
         };
-        Self { inner: Mutex::new(inner), desired: watch::Sender::new(None), revision: watch::Sender::new(0), metrics }
+        Self {
+            inner: Mutex::new(inner),
+            desired: watch::Sender::new(None),
+            revision: watch::Sender::new(0),
+            metrics,
+        }
     }
 
     /// What waypoints should run.
@@ -121,12 +130,20 @@ impl Core {
     pub fn take(&self, batch: Batch) {
         let started = Instant::now();
         let mut inner = self.lock();
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        inner.facts.set_now(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        inner
+            .facts
+            .set_now(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
         for change in &batch.changes {
             self.metrics.count_change(change, inner.facts.store());
         }
-        for error in batch.errors.iter().filter(|error| !inner.errors.contains(error)) {
+        for error in batch
+            .errors
+            .iter()
+            .filter(|error| !inner.errors.contains(error))
+        {
             match error.class {
                 ErrorClass::NotRead => info!(%error, "document is not read"),
                 ErrorClass::Syntax | ErrorClass::Invalid | ErrorClass::Unsupported => {
@@ -172,17 +189,35 @@ impl Core {
     }
 
     /// What a waypoint's proxy is to have, now and from now on. `None` until the control plane is ready.
-    pub fn open_waypoint(self: &Arc<Self>, proxy: ProxyKey) -> Option<(watch::Receiver<ResourceSet>, Lease)> {
+    pub fn open_waypoint(
+        self: &Arc<Self>,
+        proxy: ProxyKey,
+    ) -> Option<(watch::Receiver<ResourceSet>, Lease)> {
         let mut inner = self.lock();
         if !inner.ready {
             return None;
         }
         let proxy = Arc::new(proxy);
-        let Inner { index, generator, version, .. } = &mut *inner;
+        let Inner {
+            index,
+            generator,
+            version,
+            ..
+        } = &mut *inner;
         let mut set = generator.connect(index, &proxy);
         set.set_version(version.clone());
-        let sets = inner.views.entry(proxy.clone()).or_insert_with(|| watch::Sender::new(set)).subscribe();
-        Some((sets, Lease { core: self.clone(), proxy }))
+        let sets = inner
+            .views
+            .entry(proxy.clone())
+            .or_insert_with(|| watch::Sender::new(set))
+            .subscribe();
+        Some((
+            sets,
+            Lease {
+                core: self.clone(),
+                proxy,
+            },
+        ))
     }
 
     /// What a node proxy is to have, now and from now on. `None` until the control plane is ready.
@@ -201,7 +236,9 @@ impl Core {
             inner.pushes += 1;
             inner.version = version(inner.pushes).into();
         }
-        let Inner { index, generator, .. } = inner;
+        let Inner {
+            index, generator, ..
+        } = inner;
         let changed = generator.apply(index, &effects);
         let pushed = changed.len();
         for (proxy, mut set) in changed {
@@ -211,7 +248,10 @@ impl Core {
             }
         }
         if !effects.addresses.is_empty() {
-            let (addresses, workloads) = (inner.index.addresses().clone(), inner.index.workload_resources().clone());
+            let (addresses, workloads) = (
+                inner.index.addresses().clone(),
+                inner.index.workload_resources().clone(),
+            );
             let version = inner.version.clone();
             inner.nodes.send_modify(|set| {
                 set.set(type_url::ADDRESS, addresses);
@@ -230,7 +270,13 @@ impl Core {
         if !effects.is_empty() {
             let (addresses, took) = (effects.addresses.len(), started.elapsed());
             self.metrics.pushed(inner.index.services().count(), took);
-            info!(addresses, waypoint_views = pushed, took_us = micros(took), version = &*inner.version, "configuration changed");
+            info!(
+                addresses,
+                waypoint_views = pushed,
+                took_us = micros(took),
+                version = &*inner.version,
+                "configuration changed"
+            );
         }
     }
 
@@ -274,9 +320,13 @@ impl Inner {
         for key in &superseded {
             self.refused.remove(key);
         }
-        let again = std::mem::take(&mut self.refused).into_values().map(|(object, _)| object);
-        let (named, unnamed): (Vec<_>, Vec<_>) =
-            upserts.into_iter().chain(again).partition(crate::facts::names_addresses);
+        let again = std::mem::take(&mut self.refused)
+            .into_values()
+            .map(|(object, _)| object);
+        let (named, unnamed): (Vec<_>, Vec<_>) = upserts
+            .into_iter()
+            .chain(again)
+            .partition(crate::facts::names_addresses);
         for object in named.into_iter().chain(unnamed) {
             match self.facts.upsert(object.clone()) {
                 Ok(more) => facts.extend(more),
@@ -337,7 +387,10 @@ fn desired(index: &Index) -> Vec<DesiredWaypoint> {
             service_account: deployment.service_account.as_ref().to_owned(),
             replicas: (0..)
                 .zip(&deployment.replicas)
-                .map(|(index, address)| DesiredReplica { index, address: *address })
+                .map(|(index, address)| DesiredReplica {
+                    index,
+                    address: *address,
+                })
                 .collect(),
             args: Vec::new(),
             env: Vec::new(),
@@ -347,12 +400,18 @@ fn desired(index: &Index) -> Vec<DesiredWaypoint> {
 
 /// The key of a waypoint's Gateway.
 pub fn gateway_key(waypoint: &WaypointKey) -> ObjectKey {
-    ObjectKey::namespaced(Kind::Gateway, waypoint.namespace.as_str(), waypoint.name.as_str())
+    ObjectKey::namespaced(
+        Kind::Gateway,
+        waypoint.namespace.as_str(),
+        waypoint.name.as_str(),
+    )
 }
 
 /// `<RFC 3339 time>/<counter>`, as upstream writes it.
 fn version(counter: u64) -> String {
-    let now = OffsetDateTime::now_utc().replace_nanosecond(0).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    let now = OffsetDateTime::now_utc()
+        .replace_nanosecond(0)
+        .unwrap_or(OffsetDateTime::UNIX_EPOCH);
     format!("{}/{counter}", now.format(&Rfc3339).unwrap_or_default())
 }
 

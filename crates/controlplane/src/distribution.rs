@@ -20,7 +20,9 @@ use waymark_xds::server::{ConnectionStatus, Registry};
 
 use crate::index::key::{ServiceKey, Uid, WaypointKey};
 use crate::index::namespace::Namespace;
-use crate::index::service::{IpFamilies, Registry as ServiceRegistry, Resolution, Service, ServicePort};
+use crate::index::service::{
+    IpFamilies, Registry as ServiceRegistry, Resolution, Service, ServicePort,
+};
 use crate::index::waypoint::{Deployment, Instance, Scope, Waypoint};
 use crate::index::workload::{Health, Origin, Tunnel, Workload};
 use crate::index::{Fact, Index, Mesh};
@@ -135,7 +137,10 @@ impl Model {
 
 /// Counts what a mesh distributes, and what was sent to those who are connected.
 pub fn report(index: &Index, registry: Option<&Registry>) -> Report {
-    let pods: Vec<&Arc<Workload>> = index.workloads().filter(|workload| is_application(workload)).collect();
+    let pods: Vec<&Arc<Workload>> = index
+        .workloads()
+        .filter(|workload| is_application(workload))
+        .collect();
     let mut groups: BTreeMap<&str, BTreeSet<Group<'_>>> = BTreeMap::new();
     let mut pods_of: BTreeMap<&str, u64> = BTreeMap::new();
     for pod in &pods {
@@ -144,18 +149,32 @@ pub fn report(index: &Index, registry: Option<&Registry>) -> Report {
     }
     let all_groups = groups.values().map(|groups| count(groups.len())).sum();
 
-    let (mut own_namespace, mut whole_mesh, mut waypoints) = (Model::default(), Model::default(), Model::default());
+    let (mut own_namespace, mut whole_mesh, mut waypoints) =
+        (Model::default(), Model::default(), Model::default());
     for (namespace, pods) in &pods_of {
-        own_namespace.add(namespace, *pods, groups.get(namespace).map_or(0, |groups| count(groups.len())));
+        own_namespace.add(
+            namespace,
+            *pods,
+            groups
+                .get(namespace)
+                .map_or(0, |groups| count(groups.len())),
+        );
         whole_mesh.add(namespace, *pods, all_groups);
     }
     let mut replicas = 0;
     for waypoint in index.waypoints().iter() {
-        let of_waypoint = waypoint.deployment().map_or(0, |deployment| count(deployment.replicas.len()));
+        let of_waypoint = waypoint
+            .deployment()
+            .map_or(0, |deployment| count(deployment.replicas.len()));
         replicas += of_waypoint;
-        waypoints.add(&waypoint.key.namespace, of_waypoint, configurations(index, &waypoint.key));
+        waypoints.add(
+            &waypoint.key.namespace,
+            of_waypoint,
+            configurations(index, &waypoint.key),
+        );
     }
-    let is_ours = |service: &&Arc<Service>| !matches!(service.registry, ServiceRegistry::Waypoint(_));
+    let is_ours =
+        |service: &&Arc<Service>| !matches!(service.registry, ServiceRegistry::Waypoint(_));
     Report {
         mesh: Size {
             namespaces: count(pods_of.len()),
@@ -170,7 +189,9 @@ pub fn report(index: &Index, registry: Option<&Registry>) -> Report {
         own_namespace,
         whole_mesh,
         waypoints,
-        sent: registry.map(|registry| sent(index, registry)).unwrap_or_default(),
+        sent: registry
+            .map(|registry| sent(index, registry))
+            .unwrap_or_default(),
     }
 }
 
@@ -182,9 +203,18 @@ pub fn simulate(namespaces: u32, deployments: u32, pods: u32, waypoint_replicas:
     for n in 0..namespaces {
         let namespace = format!("namespace-{n}");
         let mut facts = vec![simulated_namespace(&namespace)];
-        facts.extend(simulated_waypoint(&namespace, waypoint_replicas, &mut addresses));
+        facts.extend(simulated_waypoint(
+            &namespace,
+            waypoint_replicas,
+            &mut addresses,
+        ));
         for d in 0..deployments {
-            facts.extend(simulated_deployment(&namespace, &format!("deployment-{d}"), pods, &mut addresses));
+            facts.extend(simulated_deployment(
+                &namespace,
+                &format!("deployment-{d}"),
+                pods,
+                &mut addresses,
+            ));
         }
         index.apply(facts);
     }
@@ -194,7 +224,10 @@ pub fn simulate(namespaces: u32, deployments: u32, pods: u32, waypoint_replicas:
 /// The configurations that each replica of a waypoint holds: of the deployments behind what is bound to it.
 fn configurations(index: &Index, waypoint: &WaypointKey) -> u64 {
     let bound = index.bound_to(waypoint);
-    let members = bound.services.iter().flat_map(|service| index.members().of_service(service));
+    let members = bound
+        .services
+        .iter()
+        .flat_map(|service| index.members().of_service(service));
     let behind: BTreeSet<&Uid> = members.chain(&bound.workloads).collect();
     let groups: BTreeSet<Group<'_>> = behind
         .into_iter()
@@ -207,8 +240,11 @@ fn configurations(index: &Index, waypoint: &WaypointKey) -> u64 {
 
 /// What was sent to the proxies that are connected.
 fn sent(index: &Index, registry: &Registry) -> Vec<Sent> {
-    let mut sent: Vec<Sent> =
-        registry.connections().iter().filter_map(|connection| sent_to(index, connection)).collect();
+    let mut sent: Vec<Sent> = registry
+        .connections()
+        .iter()
+        .filter_map(|connection| sent_to(index, connection))
+        .collect();
     sent.sort_by(|a, b| (&a.kind, &a.waypoint, &a.proxy).cmp(&(&b.kind, &b.waypoint, &b.proxy)));
     sent
 }
@@ -219,8 +255,12 @@ fn sent_to(index: &Index, connection: &ConnectionStatus) -> Option<Sent> {
     let mut sent = Sent {
         proxy: id.proxy.clone(),
         kind: id.kind.as_str().to_owned(),
-        configurations: waypoint.as_ref().map_or(0, |waypoint| configurations(index, waypoint)),
-        waypoint: waypoint.map(|waypoint| waypoint.to_string()).unwrap_or_default(),
+        configurations: waypoint
+            .as_ref()
+            .map_or(0, |waypoint| configurations(index, waypoint)),
+        waypoint: waypoint
+            .map(|waypoint| waypoint.to_string())
+            .unwrap_or_default(),
         ..Sent::default()
     };
     for (type_url, status) in &connection.types {
@@ -239,7 +279,10 @@ fn sent_to(index: &Index, connection: &ConnectionStatus) -> Option<Sent> {
 
 /// Pods of the mesh that would each have a sidecar.
 fn is_application(workload: &Workload) -> bool {
-    matches!(workload.origin, Origin::Pod { gateway: None } | Origin::WorkloadEntry)
+    matches!(
+        workload.origin,
+        Origin::Pod { gateway: None } | Origin::WorkloadEntry
+    )
 }
 
 fn group(workload: &Workload) -> Group<'_> {
@@ -257,16 +300,31 @@ fn count(n: usize) -> u64 {
 }
 
 fn simulated_namespace(name: &str) -> Fact {
-    let use_waypoint = Some(UseWaypoint::Named { namespace: None, name: WAYPOINT.to_owned() });
-    Fact::Namespace(name.into(), Some(Namespace { use_waypoint, ..Namespace::unlabelled(name) }))
+    let use_waypoint = Some(UseWaypoint::Named {
+        namespace: None,
+        name: WAYPOINT.to_owned(),
+    });
+    Fact::Namespace(
+        name.into(),
+        Some(Namespace {
+            use_waypoint,
+            ..Namespace::unlabelled(name)
+        }),
+    )
 }
 
-fn simulated_waypoint(namespace: &str, replicas: u32, addresses: &mut impl Iterator<Item = IpAddr>) -> Vec<Fact> {
+fn simulated_waypoint(
+    namespace: &str,
+    replicas: u32,
+    addresses: &mut impl Iterator<Item = IpAddr>,
+) -> Vec<Fact> {
     let key = WaypointKey::new(namespace, WAYPOINT);
     let deployment = Deployment {
         name: WAYPOINT.into(),
         service_account: WAYPOINT.into(),
-        vip: addresses.next().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+        vip: addresses
+            .next()
+            .unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
         replicas: addresses.take(replicas as usize).collect(),
     };
     let waypoint = Waypoint {
@@ -280,7 +338,10 @@ fn simulated_waypoint(namespace: &str, replicas: u32, addresses: &mut impl Itera
         revision: None,
         instance: Instance::Deployed(deployment),
     };
-    vec![Fact::Waypoint(key.clone(), Some(waypoint)), Fact::Programmed(key, true)]
+    vec![
+        Fact::Waypoint(key.clone(), Some(Arc::new(waypoint))),
+        Fact::Programmed(key, true),
+    ]
 }
 
 fn simulated_deployment(
@@ -314,8 +375,10 @@ fn simulated_deployment(
         ingress_use_waypoint: None,
         managed: false,
     };
-    let mut facts =
-        vec![Fact::Services(ObjectKey::namespaced(Kind::Service, namespace, name), vec![service])];
+    let mut facts = vec![Fact::Services(
+        ObjectKey::namespaced(Kind::Service, namespace, name),
+        vec![service],
+    )];
     for n in 0..pods {
         let pod = format!("{name}-{n}");
         let workload = Workload {
@@ -345,7 +408,10 @@ fn simulated_deployment(
             enforcement: None,
             explicit_services: BTreeSet::new(),
         };
-        facts.push(Fact::Workloads(ObjectKey::namespaced(Kind::Pod, namespace, pod), vec![workload]));
+        facts.push(Fact::Workloads(
+            ObjectKey::namespaced(Kind::Pod, namespace, pod),
+            vec![workload],
+        ));
     }
     facts
 }
@@ -357,7 +423,8 @@ mod tests {
     use super::*;
 
     fn configurations(report: &Report) -> [u64; 3] {
-        [&report.own_namespace, &report.whole_mesh, &report.waypoints].map(|model| model.configurations)
+        [&report.own_namespace, &report.whole_mesh, &report.waypoints]
+            .map(|model| model.configurations)
     }
 
     #[test]
@@ -366,8 +433,14 @@ mod tests {
         assert_eq!(configurations(&report), [12500, 25000, 100]);
         assert_eq!(report.waypoints_to_own_namespace, Some(0.008));
         assert_eq!(report.waypoints_to_whole_mesh, Some(0.004));
-        assert_eq!((report.own_namespace.proxies, report.waypoints.proxies), (500, 4));
-        assert_eq!(report.own_namespace.namespaces["namespace-1"].configurations, 6250);
+        assert_eq!(
+            (report.own_namespace.proxies, report.waypoints.proxies),
+            (500, 4)
+        );
+        assert_eq!(
+            report.own_namespace.namespaces["namespace-1"].configurations,
+            6250
+        );
     }
 
     #[test]

@@ -82,7 +82,11 @@ impl ProxyKey {
     /// The key of a proxy.
     pub fn new(proxy: Proxy) -> Self {
         let waypoint = WaypointKey::new(proxy.namespace.as_str(), proxy.gateway.as_str());
-        Self { waypoint, text: format!("{proxy:?}"), proxy }
+        Self {
+            waypoint,
+            text: format!("{proxy:?}"),
+            proxy,
+        }
     }
 
     /// The waypoint that it is part of.
@@ -119,7 +123,12 @@ impl fmt::Debug for ProxyKey {
 impl Generator {
     /// Nobody to write for yet.
     pub fn new(settings: MeshSettings) -> Self {
-        Self { settings, waypoints: HashMap::new(), naming: HashMap::new(), work: Work::default() }
+        Self {
+            settings,
+            waypoints: HashMap::new(),
+            naming: HashMap::new(),
+            work: Work::default(),
+        }
     }
 
     /// How often each stage ran.
@@ -132,7 +141,10 @@ impl Generator {
         let key = proxy.waypoint();
         if !self.waypoints.contains_key(key) {
             let mut waypoint = Waypoint::default();
-            let mut stale = Stale { main_internal: true, ..Stale::default() };
+            let mut stale = Stale {
+                main_internal: true,
+                ..Stale::default()
+            };
             for service in &index.bound_to(key).services {
                 stale.mark(&service.host, Aspects::ALL);
             }
@@ -143,7 +155,13 @@ impl Generator {
         let waypoint = self.waypoints.entry(key.clone()).or_default();
         let view = waypoint.views.entry(proxy.clone()).or_insert_with(|| {
             let mut view = View::new(index);
-            view.update(&self.settings, proxy.proxy(), &waypoint.served, &waypoint.served.everything(), &mut self.work);
+            view.update(
+                &self.settings,
+                proxy.proxy(),
+                &waypoint.served,
+                &waypoint.served.everything(),
+                &mut self.work,
+            );
             view
         });
         view.users += 1;
@@ -152,7 +170,9 @@ impl Generator {
 
     /// Takes away a user of a view; one without users is forgotten.
     pub fn disconnect(&mut self, proxy: &Arc<ProxyKey>) {
-        let Some(waypoint) = self.waypoints.get_mut(proxy.waypoint()) else { return };
+        let Some(waypoint) = self.waypoints.get_mut(proxy.waypoint()) else {
+            return;
+        };
         if let Some(view) = waypoint.views.get_mut(proxy) {
             view.users -= 1;
             if view.users == 0 {
@@ -172,28 +192,49 @@ impl Generator {
     pub fn apply(&mut self, index: &Index, effects: &Effects) -> Vec<(Arc<ProxyKey>, ResourceSet)> {
         let mut changed = Vec::new();
         for (key, mut stale) in self.stale(index, effects) {
-            let Some(waypoint) = self.waypoints.get_mut(&key) else { continue };
+            let Some(waypoint) = self.waypoints.get_mut(&key) else {
+                continue;
+            };
             self.work.inputs += waypoint.served.refresh(index, &key, &mut stale);
             note_names(&mut self.naming, &key, &waypoint.served, &stale);
             for (proxy, view) in &mut waypoint.views {
-                if view.update(&self.settings, proxy.proxy(), &waypoint.served, &stale, &mut self.work) {
+                if view.update(
+                    &self.settings,
+                    proxy.proxy(),
+                    &waypoint.served,
+                    &stale,
+                    &mut self.work,
+                ) {
                     changed.push(proxy.clone());
                 }
             }
         }
         if !effects.addresses.is_empty() {
-            for (proxy, view) in self.waypoints.values_mut().flat_map(|waypoint| &mut waypoint.views) {
+            for (proxy, view) in self
+                .waypoints
+                .values_mut()
+                .flat_map(|waypoint| &mut waypoint.views)
+            {
                 if view.update_workloads(index, proxy.proxy()) && !changed.contains(proxy) {
                     changed.push(proxy.clone());
                 }
             }
         }
-        changed.into_iter().filter_map(|proxy| Some((proxy.clone(), self.resources(&proxy)?.clone()))).collect()
+        changed
+            .into_iter()
+            .filter_map(|proxy| Some((proxy.clone(), self.resources(&proxy)?.clone())))
+            .collect()
     }
 
     /// What a proxy is to have now.
     pub fn resources(&self, proxy: &Arc<ProxyKey>) -> Option<&ResourceSet> {
-        Some(self.waypoints.get(proxy.waypoint())?.views.get(proxy)?.set())
+        Some(
+            self.waypoints
+                .get(proxy.waypoint())?
+                .views
+                .get(proxy)?
+                .set(),
+        )
     }
 
     /// What effects mean for waypoints that somebody is written for.
@@ -213,7 +254,10 @@ impl Generator {
             let owner = index.waypoint_of(service).filter(connected);
             let naming = self.naming.get(&*service.host).into_iter().flatten();
             for waypoint in owner.into_iter().chain(naming) {
-                stale.entry(waypoint.clone()).or_default().mark(&service.host, *aspects);
+                stale
+                    .entry(waypoint.clone())
+                    .or_default()
+                    .mark(&service.host, *aspects);
             }
         }
         stale
@@ -229,7 +273,10 @@ fn note_names(
 ) {
     for host in served.touched_names(stale) {
         if served.names(host) {
-            naming.entry(host.to_owned()).or_default().insert(key.clone());
+            naming
+                .entry(host.to_owned())
+                .or_default()
+                .insert(key.clone());
         } else if let Some(waypoints) = naming.get_mut(host) {
             waypoints.remove(key);
             if waypoints.is_empty() {

@@ -69,7 +69,7 @@ pub enum Fact {
     /// The pods that an EndpointSlice puts behind a service without selector.
     SliceTargets(ObjectKey, Option<(ServiceKey, BTreeSet<Uid>)>),
     /// A waypoint.
-    Waypoint(WaypointKey, Option<Waypoint>),
+    Waypoint(WaypointKey, Option<Arc<Waypoint>>),
     /// Whether a waypoint has ever been ready.
     Programmed(WaypointKey, bool),
     /// A VirtualService or an HTTPRoute.
@@ -272,9 +272,17 @@ impl Index {
     }
 
     /// The workloads of a service account.
-    pub fn workloads_of_account(&self, namespace: &str, account: &str) -> impl Iterator<Item = &Arc<Workload>> {
-        let uids = self.workloads_by_account.get(&(Arc::from(namespace), Arc::from(account)));
-        uids.into_iter().flatten().filter_map(|uid| self.workloads.get(uid))
+    pub fn workloads_of_account(
+        &self,
+        namespace: &str,
+        account: &str,
+    ) -> impl Iterator<Item = &Arc<Workload>> {
+        let uids = self
+            .workloads_by_account
+            .get(&(Arc::from(namespace), Arc::from(account)));
+        uids.into_iter()
+            .flatten()
+            .filter_map(|uid| self.workloads.get(uid))
     }
 
     /// The workload with an address; one of them, where they share it.
@@ -391,9 +399,7 @@ impl Index {
             Fact::Services(origin, services) => self.take_services(origin, services, dirty),
             Fact::Workloads(origin, workloads) => self.take_workloads(origin, workloads, dirty),
             Fact::SliceTargets(slice, targets) => self.take_slice(&slice, targets, dirty),
-            Fact::Waypoint(key, waypoint) => {
-                self.take_waypoint(&key, waypoint.map(Arc::new), dirty)
-            }
+            Fact::Waypoint(key, waypoint) => self.take_waypoint(&key, waypoint, dirty),
             Fact::Programmed(key, programmed) => self.take_programmed(&key, programmed, dirty),
             Fact::Route(key, route) => {
                 let concerned = self.routing.replace_route(&key, route);
@@ -619,7 +625,10 @@ impl Index {
                 .or_default()
                 .insert(new.uid.clone());
             for address in &new.addresses {
-                self.workloads_by_address.entry(*address).or_default().insert(new.uid.clone());
+                self.workloads_by_address
+                    .entry(*address)
+                    .or_default()
+                    .insert(new.uid.clone());
             }
         }
     }
@@ -891,11 +900,16 @@ impl Index {
     /// Writes anew the WDS resources that may have changed, and notes those that did.
     fn publish(&mut self, dirty: &mut Dirty) {
         for key in std::mem::take(&mut dirty.publish_services) {
-            let resource = self.service(&key).map(|service| wds::service(self, service));
+            let resource = self
+                .service(&key)
+                .map(|service| wds::service(self, service));
             self.replace_published(&key.to_string(), resource, dirty);
         }
         for uid in std::mem::take(&mut dirty.publish_workloads) {
-            let resource = self.workloads.get(&uid).map(|workload| wds::workload(self, workload));
+            let resource = self
+                .workloads
+                .get(&uid)
+                .map(|workload| wds::workload(self, workload));
             self.replace_published(uid.as_str(), resource, dirty);
         }
     }

@@ -13,7 +13,9 @@ use crate::index::routing::RouteObject;
 use crate::index::service::{Registry, Resolution, Service};
 use crate::index::workload::{Health, Origin, Tunnel, Workload};
 use crate::translate::gateway_api;
-use crate::translate::input::{self, AttachedWorkloads, EndpointAddress, EndpointInput, ServiceInput, VirtualServiceInput};
+use crate::translate::input::{
+    self, AttachedWorkloads, EndpointAddress, EndpointInput, ServiceInput, VirtualServiceInput,
+};
 
 /// A service as a proxy of namespace `client` is to know it. `None` when there is none, or none that it can use.
 pub fn service(index: &Index, key: &ServiceKey, client: &str) -> Option<ServiceInput> {
@@ -24,11 +26,16 @@ pub fn service(index: &Index, key: &ServiceKey, client: &str) -> Option<ServiceI
         Registry::MeshExternal => input::Registry::ExternalExternal,
     };
     // As upstream: a name that is only known at request time can only be one outside.
-    if service.resolution == Resolution::DynamicDns && registry != input::Registry::ExternalExternal {
+    if service.resolution == Resolution::DynamicDns && registry != input::Registry::ExternalExternal
+    {
         return None;
     }
     let root = &index.mesh().root_namespace;
-    let name = if service.registry.is_service_entry() { &key.host } else { &service.name };
+    let name = if service.registry.is_service_entry() {
+        &key.host
+    } else {
+        &service.name
+    };
     Some(ServiceInput {
         host: key.host.as_ref().to_owned(),
         name: name.as_ref().to_owned(),
@@ -39,7 +46,11 @@ pub fn service(index: &Index, key: &ServiceKey, client: &str) -> Option<ServiceI
         ports: service
             .ports
             .iter()
-            .map(|port| input::PortInput { number: port.number, name: port.name.clone(), protocol: port.protocol })
+            .map(|port| input::PortInput {
+                number: port.number,
+                name: port.name.clone(),
+                protocol: port.protocol,
+            })
             .collect(),
         resolution: match service.resolution {
             Resolution::Static => input::Resolution::ClientSide,
@@ -49,7 +60,10 @@ pub fn service(index: &Index, key: &ServiceKey, client: &str) -> Option<ServiceI
             Resolution::DynamicDns => input::Resolution::DynamicDns,
         },
         endpoints: endpoints(index, service),
-        destination_rule: index.routing().rule(key, client, root).map(|rule| rule.object.clone()),
+        destination_rule: index
+            .routing()
+            .rule(key, client, root)
+            .map(|rule| rule.object.clone()),
         virtual_services: virtual_services(index, service, client),
         traffic_distribution: service
             .traffic_distribution
@@ -69,9 +83,17 @@ pub fn named_hosts(service: &ServiceInput) -> BTreeSet<String> {
         let namespace = &routes.spec.meta.namespace;
         for rule in &routes.spec.http {
             if let HttpAction::Route(destinations) = &rule.action {
-                hosts.extend(destinations.iter().map(|to| to.destination.host.resolve(namespace)));
+                hosts.extend(
+                    destinations
+                        .iter()
+                        .map(|to| to.destination.host.resolve(namespace)),
+                );
             }
-            hosts.extend(rule.mirrors.iter().map(|mirror| mirror.destination.host.resolve(namespace)));
+            hosts.extend(
+                rule.mirrors
+                    .iter()
+                    .map(|mirror| mirror.destination.host.resolve(namespace)),
+            );
         }
     }
     hosts
@@ -80,7 +102,10 @@ pub fn named_hosts(service: &ServiceInput) -> BTreeSet<String> {
 /// The addresses that a waypoint serves beside those of its services.
 pub fn attached(index: &Index, waypoint: &WaypointKey) -> AttachedWorkloads {
     let (workloads, pods_of_services) = index.addresses_served_by(waypoint);
-    AttachedWorkloads { workloads, pods_of_services }
+    AttachedWorkloads {
+        workloads,
+        pods_of_services,
+    }
 }
 
 fn virtual_services(index: &Index, service: &Service, client: &str) -> Vec<VirtualServiceInput> {
@@ -92,12 +117,18 @@ fn virtual_services(index: &Index, service: &Service, client: &str) -> Vec<Virtu
     let mut routes: Vec<Arc<HttpRoute>> = Vec::new();
     for route in index.routing().routes(&service.key, entry.as_ref(), client) {
         match &route.object {
-            RouteObject::VirtualService(object) => native.push(VirtualServiceInput::native(object.clone())),
+            RouteObject::VirtualService(object) => {
+                native.push(VirtualServiceInput::native(object.clone()))
+            }
             RouteObject::HttpRoute(object) => routes.push(object.clone()),
         }
     }
     let parent = gateway_api::Parent {
-        kind: if entry.is_some() { ParentKind::ServiceEntry } else { ParentKind::Service },
+        kind: if entry.is_some() {
+            ParentKind::ServiceEntry
+        } else {
+            ParentKind::Service
+        },
         namespace: &service.key.namespace,
         name: &service.name,
         host: &service.key.host,
@@ -145,7 +176,11 @@ fn endpoint(index: &Index, service: &Service, workload: &Workload) -> Option<End
             Tunnel::None => input::Tunnel::None,
             Tunnel::Hbone | Tunnel::NativeHbone => input::Tunnel::Hbone,
         },
-        namespace: if anonymous { String::new() } else { workload.namespace.as_ref().to_owned() },
+        namespace: if anonymous {
+            String::new()
+        } else {
+            workload.namespace.as_ref().to_owned()
+        },
         canonical_name: workload.canonical_name.clone(),
         canonical_revision: workload.canonical_revision.clone(),
         cluster: index.mesh().cluster_id.clone(),

@@ -6,8 +6,8 @@
 #![forbid(unsafe_code)]
 
 pub mod ca;
-pub mod deploy;
 pub mod core;
+pub mod deploy;
 pub mod distribution;
 pub mod facts;
 pub mod file;

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use waymark_api::meta::Kind;
 use waymark_proto::type_url;
-use waymark_xds::server::Registry;
+use waymark_xds::server::{Registry, Totals};
 
 use crate::store::{Change, Store};
 
@@ -35,7 +35,10 @@ struct Histogram {
 
 impl Default for Metrics {
     fn default() -> Self {
-        Self { started: SystemTime::now(), inner: Mutex::default() }
+        Self {
+            started: SystemTime::now(),
+            inner: Mutex::default(),
+        }
     }
 }
 
@@ -43,11 +46,17 @@ impl Metrics {
     /// Counts a change of an object.
     pub fn count_change(&self, change: &Change, store: &Store) {
         let (kind, event) = match change {
-            Change::Upsert(object) if store.find(&object.key()).is_some() => (object.kind(), "update"),
+            Change::Upsert(object) if store.find(&object.key()).is_some() => {
+                (object.kind(), "update")
+            }
             Change::Upsert(object) => (object.kind(), "add"),
             Change::Delete(key) => (key.kind, "delete"),
         };
-        *self.lock().changes.entry((kind.as_str(), event)).or_default() += 1;
+        *self
+            .lock()
+            .changes
+            .entry((kind.as_str(), event))
+            .or_default() += 1;
     }
 
     /// Counts a change that was carried through to what clients are to have.
@@ -62,7 +71,12 @@ impl Metrics {
         let version = env!("CARGO_PKG_VERSION");
         family(out, "pilot_info", "gauge", "Version of the control plane.");
         line(out, "pilot_info", &[("version", version)], 1.0);
-        family(out, "istiod_uptime_seconds", "gauge", "Seconds since the control plane started.");
+        family(
+            out,
+            "istiod_uptime_seconds",
+            "gauge",
+            "Seconds since the control plane started.",
+        );
         let uptime = self.started.elapsed().unwrap_or_default();
         line(out, "istiod_uptime_seconds", &[], uptime.as_secs_f64());
         write_connections(out, registry, version);
@@ -70,16 +84,34 @@ impl Metrics {
         let counters = self.lock();
         family(out, "pilot_services", "gauge", "Services of the mesh.");
         line(out, "pilot_services", &[], as_f64(counters.services as u64));
-        for (name, core) in [("pilot_k8s_reg_events", true), ("pilot_k8s_cfg_events", false)] {
-            family(out, name, "counter", "Changes of objects, by kind and event.");
+        for (name, core) in [
+            ("pilot_k8s_reg_events", true),
+            ("pilot_k8s_cfg_events", false),
+        ] {
+            family(
+                out,
+                name,
+                "counter",
+                "Changes of objects, by kind and event.",
+            );
             for ((kind, event), count) in &counters.changes {
                 if is_registry(kind) == core {
-                    line(out, name, &[("type", kind), ("event", event)], as_f64(*count));
+                    line(
+                        out,
+                        name,
+                        &[("type", kind), ("event", event)],
+                        as_f64(*count),
+                    );
                 }
             }
         }
         let name = "pilot_proxy_convergence_time";
-        family(out, name, "histogram", "Seconds from a change until clients' sets are up to date.");
+        family(
+            out,
+            name,
+            "histogram",
+            "Seconds from a change until clients' sets are up to date.",
+        );
         counters.convergence.write(out, name);
         drop(counters);
         write_process(out);
@@ -114,33 +146,95 @@ impl Histogram {
 
 fn write_connections(out: &mut String, registry: &Registry, version: &str) {
     family(out, "pilot_xds", "gauge", "Connected clients.");
-    line(out, "pilot_xds", &[("version", version)], as_f64(registry.len() as u64));
+    line(
+        out,
+        "pilot_xds",
+        &[("version", version)],
+        as_f64(registry.len() as u64),
+    );
     let totals = registry.totals();
-    let table: [(&str, &str, fn(&waymark_xds::server::Totals) -> u64); 4] = [
-        ("pilot_xds_pushes", "Responses sent.", |totals| totals.responses),
-        ("waymark_xds_resources_sent_total", "Resources sent.", |totals| totals.resources),
-        ("waymark_xds_bytes_sent_total", "Bytes of responses sent.", |totals| totals.bytes),
-        ("pilot_total_xds_rejects", "Responses that clients refused.", |totals| totals.nacks),
+    let table: [(&str, &str, Figure); 4] = [
+        ("pilot_xds_pushes", "Responses sent.", |totals| {
+            totals.responses
+        }),
+        (
+            "waymark_xds_resources_sent_total",
+            "Resources sent.",
+            |totals| totals.resources,
+        ),
+        (
+            "waymark_xds_bytes_sent_total",
+            "Bytes of responses sent.",
+            |totals| totals.bytes,
+        ),
+        (
+            "pilot_total_xds_rejects",
+            "Responses that clients refused.",
+            |totals| totals.nacks,
+        ),
     ];
     for (name, help, value) in table {
         family(out, name, "counter", help);
         for (type_url, totals) in &totals {
-            line(out, name, &[("type", short_type(type_url))], as_f64(value(totals)));
+            line(
+                out,
+                name,
+                &[("type", short_type(type_url))],
+                as_f64(value(totals)),
+            );
         }
     }
-    family(out, "pilot_xds_expired_nonce", "counter", "Requests that answered a superseded response.");
-    line(out, "pilot_xds_expired_nonce", &[], as_f64(registry.stale_requests()));
+    family(
+        out,
+        "pilot_xds_expired_nonce",
+        "counter",
+        "Requests that answered a superseded response.",
+    );
+    line(
+        out,
+        "pilot_xds_expired_nonce",
+        &[],
+        as_f64(registry.stale_requests()),
+    );
 }
 
 fn write_process(out: &mut String) {
     let usage = waymark_rt::usage::of_this_process();
-    family(out, "process_cpu_seconds_total", "counter", "CPU time of the process.");
-    line(out, "process_cpu_seconds_total", &[], usage.cpu.as_secs_f64());
-    family(out, "process_resident_memory_bytes", "gauge", "Resident memory of the process.");
-    line(out, "process_resident_memory_bytes", &[], as_f64(usage.resident_bytes));
-    family(out, "process_open_fds", "gauge", "Open files of the process.");
+    family(
+        out,
+        "process_cpu_seconds_total",
+        "counter",
+        "CPU time of the process.",
+    );
+    line(
+        out,
+        "process_cpu_seconds_total",
+        &[],
+        usage.cpu.as_secs_f64(),
+    );
+    family(
+        out,
+        "process_resident_memory_bytes",
+        "gauge",
+        "Resident memory of the process.",
+    );
+    line(
+        out,
+        "process_resident_memory_bytes",
+        &[],
+        as_f64(usage.resident_bytes),
+    );
+    family(
+        out,
+        "process_open_fds",
+        "gauge",
+        "Open files of the process.",
+    );
     line(out, "process_open_fds", &[], as_f64(usage.open_fds));
 }
+
+/// One figure of what was sent.
+type Figure = fn(&Totals) -> u64;
 
 /// Types as upstream's metrics name them; others by their URL.
 fn short_type(type_url: &str) -> &str {
@@ -159,9 +253,16 @@ fn short_type(type_url: &str) -> &str {
 
 /// Upstream counts what it reads of Kubernetes apart from its own configuration.
 fn is_registry(kind: &str) -> bool {
-    [Kind::Namespace, Kind::Node, Kind::Service, Kind::Pod, Kind::EndpointSlice, Kind::ServiceAccount]
-        .iter()
-        .any(|registry| registry.as_str() == kind)
+    [
+        Kind::Namespace,
+        Kind::Node,
+        Kind::Service,
+        Kind::Pod,
+        Kind::EndpointSlice,
+        Kind::ServiceAccount,
+    ]
+    .iter()
+    .any(|registry| registry.as_str() == kind)
 }
 
 fn family(out: &mut String, name: &str, kind: &str, help: &str) {
@@ -171,16 +272,24 @@ fn family(out: &mut String, name: &str, kind: &str, help: &str) {
 fn line(out: &mut String, name: &str, labels: &[(&str, &str)], value: f64) {
     out.push_str(name);
     if !labels.is_empty() {
-        let pairs: Vec<String> = labels.iter().map(|(label, value)| format!("{label}=\"{value}\"")).collect();
+        let pairs: Vec<String> = labels
+            .iter()
+            .map(|(label, value)| format!("{label}=\"{value}\""))
+            .collect();
         let _ = write!(out, "{{{}}}", pairs.join(","));
     }
     let _ = writeln!(out, " {value}");
 }
 
-#[expect(clippy::cast_precision_loss, reason = "metrics are floating point numbers")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "metrics are floating point numbers"
+)]
 fn as_f64(count: u64) -> f64 {
     count as f64
 }
 
 /// Upstream's buckets, and finer ones below: here a change takes milliseconds.
-const CONVERGENCE_SECONDS: [f64; 12] = [0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 3.0, 5.0, 10.0];
+const CONVERGENCE_SECONDS: [f64; 12] = [
+    0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 3.0, 5.0, 10.0,
+];

@@ -33,21 +33,39 @@ pub struct XdsSource {
 impl XdsSource {
     /// Serves what `core` knows to whom `authenticator` lets in.
     pub fn new(core: Arc<Core>, authenticator: Arc<Authenticator>) -> Self {
-        Self { core, authenticator }
+        Self {
+            core,
+            authenticator,
+        }
     }
 
-    fn open_waypoint(&self, client: &Client, id: &NodeId, metadata: &Metadata) -> Result<View, Refusal> {
+    fn open_waypoint(
+        &self,
+        client: &Client,
+        id: &NodeId,
+        metadata: &Metadata,
+    ) -> Result<View, Refusal> {
         let proxy = self
             .core
             .read(|inner| node::proxy(&inner.index, &client.node, id, metadata))
             .map_err(|error| Refusal::InvalidArgument(error.to_string()))?;
-        let (sets, lease) = self.core.open_waypoint(ProxyKey::new(proxy)).ok_or_else(not_ready)?;
-        Ok(View { sets, guard: Some(Box::new(lease)) })
+        let (sets, lease) = self
+            .core
+            .open_waypoint(ProxyKey::new(proxy))
+            .ok_or_else(not_ready)?;
+        Ok(View {
+            sets,
+            guard: Some(Box::new(lease)),
+        })
     }
 }
 
 impl Source for XdsSource {
-    fn authenticate(&self, headers: &HeaderMap, extensions: &Extensions) -> Result<Option<String>, Refusal> {
+    fn authenticate(
+        &self,
+        headers: &HeaderMap,
+        extensions: &Extensions,
+    ) -> Result<Option<String>, Refusal> {
         let peer = extensions.get::<PeerInfo>();
         if peer.is_some_and(|peer| !peer.tls) {
             // The plain-text port knows nobody, and is only there where the operator asked for it.
@@ -58,7 +76,9 @@ impl Source for XdsSource {
             Ok(caller) => Ok(Some(caller.identity.to_string())),
             Err(error) => {
                 debug!(%error, "xds client is nobody we know");
-                Err(Refusal::Unauthenticated("authentication failure".to_owned()))
+                Err(Refusal::Unauthenticated(
+                    "authentication failure".to_owned(),
+                ))
             }
         }
     }
@@ -71,42 +91,54 @@ impl Source for XdsSource {
             .node
             .id
             .parse()
-            .map_err(|error: waymark_xds::NodeIdError| Refusal::InvalidArgument(error.to_string()))?;
+            .map_err(|error: waymark_xds::NodeIdError| {
+                Refusal::InvalidArgument(error.to_string())
+            })?;
         let metadata = Metadata::new(client.node.metadata.as_ref());
         check_identity(client.identity.as_deref(), &id, &metadata)?;
         match id.kind {
             NodeKind::Waypoint => self.open_waypoint(client, &id, &metadata),
             NodeKind::Ztunnel => Ok(View::new(self.core.open_node().ok_or_else(not_ready)?)),
-            NodeKind::Sidecar | NodeKind::Router | NodeKind::AgentGateway => Err(Refusal::InvalidArgument(format!(
-                "nodes of type {} are not served, only waypoint and ztunnel",
-                id.kind.as_str()
-            ))),
+            NodeKind::Sidecar | NodeKind::Router | NodeKind::AgentGateway => {
+                Err(Refusal::InvalidArgument(format!(
+                    "nodes of type {} are not served, only waypoint and ztunnel",
+                    id.kind.as_str()
+                )))
+            }
         }
     }
 }
 
 /// A client may only say that it is in the namespace, and has the service account, that it was authenticated as.
 fn check_identity(identity: Option<&str>, id: &NodeId, metadata: &Metadata) -> Result<(), Refusal> {
-    let Some(identity) = identity else { return Ok(()) };
+    let Some(identity) = identity else {
+        return Ok(());
+    };
     let denied = |text: String| Err(Refusal::PermissionDenied(text));
     let Ok(identity) = identity.parse::<SpiffeId>() else {
         return denied(format!("{identity} is no identity of the mesh"));
     };
     let namespace = metadata.namespace().unwrap_or(id.namespace());
     if identity.namespace() != namespace {
-        return denied(format!("{identity} may not be a proxy of namespace {namespace}"));
+        return denied(format!(
+            "{identity} may not be a proxy of namespace {namespace}"
+        ));
     }
     match metadata.text("SERVICE_ACCOUNT") {
-        Some(account) if account != identity.service_account() => {
-            denied(format!("{identity} may not be a proxy of service account {account}"))
-        }
+        Some(account) if account != identity.service_account() => denied(format!(
+            "{identity} may not be a proxy of service account {account}"
+        )),
         Some(_) | None => Ok(()),
     }
 }
 
 /// The waypoint that a connection is of, by what it says of itself.
 pub fn gateway_of(index: &Index, client: &ClientSummary) -> Option<WaypointKey> {
-    let id: NodeId = client.node_id.parse().ok().filter(|id: &NodeId| id.kind == NodeKind::Waypoint)?;
+    let id: NodeId = client
+        .node_id
+        .parse()
+        .ok()
+        .filter(|id: &NodeId| id.kind == NodeKind::Waypoint)?;
     node::gateway(index, &id, &Metadata::new(client.metadata.as_ref())).ok()
 }
 

@@ -148,20 +148,40 @@ pub struct ErrorStatus {
 impl Status {
     /// How everything is now. `before` says since when what is unchanged is so.
     pub fn of(inner: &Inner, before: &Self, now: OffsetDateTime) -> Self {
-        let now = now.replace_nanosecond(0).unwrap_or(now).format(&Rfc3339).unwrap_or_default();
+        let now = now
+            .replace_nanosecond(0)
+            .unwrap_or(now)
+            .format(&Rfc3339)
+            .unwrap_or_default();
         let mut status = Self {
             gateways: gateway::all(inner),
-            services: inner.index.services().filter_map(|service| service_status(inner, service)).collect(),
+            services: inner
+                .index
+                .services()
+                .filter_map(|service| service_status(inner, service))
+                .collect(),
             errors: inner.document_errors().iter().map(error_status).collect(),
         };
         for gateway in &mut status.gateways {
-            let same = |other: &&GatewayStatus| (&other.namespace, &other.name) == (&gateway.namespace, &gateway.name);
-            let old = before.gateways.iter().find(same).map_or(&[][..], |old| &old.conditions);
+            let same = |other: &&GatewayStatus| {
+                (&other.namespace, &other.name) == (&gateway.namespace, &gateway.name)
+            };
+            let old = before
+                .gateways
+                .iter()
+                .find(same)
+                .map_or(&[][..], |old| &old.conditions);
             date(&mut gateway.conditions, old, &now);
         }
         for service in &mut status.services {
-            let same = |other: &&ServiceStatus| (&other.namespace, &other.host) == (&service.namespace, &service.host);
-            let old = before.services.iter().find(same).map_or(&[][..], |old| &old.conditions);
+            let same = |other: &&ServiceStatus| {
+                (&other.namespace, &other.host) == (&service.namespace, &service.host)
+            };
+            let old = before
+                .services
+                .iter()
+                .find(same)
+                .map_or(&[][..], |old| &old.conditions);
             date(&mut service.conditions, old, &now);
         }
         status
@@ -179,8 +199,15 @@ pub struct StatusFile {
 impl StatusFile {
     /// Takes up a status file. What cannot be read counts as empty: all that is lost is since when things are so.
     pub fn open(path: &Path) -> Self {
-        let current = fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
-        Self { path: path.to_owned(), current, written: false }
+        let current = fs::read(path)
+            .ok()
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+            .unwrap_or_default();
+        Self {
+            path: path.to_owned(),
+            current,
+            written: false,
+        }
     }
 
     /// Brings the file up to date; it is replaced only when something is different.
@@ -222,9 +249,12 @@ impl Condition {
 /// A condition that says the same as before has been so since then.
 fn date(conditions: &mut [Condition], before: &[Condition], now: &str) {
     for condition in conditions {
-        let same = |old: &&Condition| old.r#type == condition.r#type && old.status == condition.status;
-        condition.last_transition_time =
-            before.iter().find(same).map_or_else(|| now.to_owned(), |old| old.last_transition_time.clone());
+        let same =
+            |old: &&Condition| old.r#type == condition.r#type && old.status == condition.status;
+        condition.last_transition_time = before
+            .iter()
+            .find(same)
+            .map_or_else(|| now.to_owned(), |old| old.last_transition_time.clone());
     }
 }
 
@@ -240,20 +270,42 @@ fn service_status(inner: &Inner, service: &Service) -> Option<ServiceStatus> {
                 None => "",
             };
             let message = format!("Successfully attached to waypoint {waypoint}{ingress}");
-            (waypoint, Condition::new(WAYPOINT_BOUND, true, "WaypointAccepted", message))
+            (
+                waypoint,
+                Condition::new(WAYPOINT_BOUND, true, "WaypointAccepted", message),
+            )
         }
         Binding::Bound(waypoint) => {
             let refusal = crate::index::binding::Refusal::NotReady;
-            (waypoint, Condition::new(WAYPOINT_BOUND, false, refusal.reason(), refusal.message(waypoint)))
+            (
+                waypoint,
+                Condition::new(
+                    WAYPOINT_BOUND,
+                    false,
+                    refusal.reason(),
+                    refusal.message(waypoint),
+                ),
+            )
         }
-        Binding::Refused(waypoint, refusal) => {
-            (waypoint, Condition::new(WAYPOINT_BOUND, false, refusal.reason(), refusal.message(waypoint)))
-        }
+        Binding::Refused(waypoint, refusal) => (
+            waypoint,
+            Condition::new(
+                WAYPOINT_BOUND,
+                false,
+                refusal.reason(),
+                refusal.message(waypoint),
+            ),
+        ),
     };
     Some(ServiceStatus {
         namespace: service.key.namespace.as_ref().to_owned(),
         name: service.name.as_ref().to_owned(),
-        kind: if service.registry.is_service_entry() { "ServiceEntry" } else { "Service" }.to_owned(),
+        kind: if service.registry.is_service_entry() {
+            "ServiceEntry"
+        } else {
+            "Service"
+        }
+        .to_owned(),
         host: service.key.host.as_ref().to_owned(),
         waypoint: waypoint.to_string(),
         conditions: vec![condition],
@@ -264,7 +316,11 @@ fn error_status(error: &DocumentError) -> ErrorStatus {
     ErrorStatus {
         file: error.file.clone(),
         line: error.line,
-        object: error.object.as_ref().map(ToString::to_string).unwrap_or_default(),
+        object: error
+            .object
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
         field: error.field.clone().unwrap_or_default(),
         message: error.message.clone(),
         allowed: error.allowed.clone().unwrap_or_default(),

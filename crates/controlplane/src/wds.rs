@@ -85,8 +85,13 @@ pub fn service(index: &Index, service: &Service) -> Published {
         weighted_waypoints: Vec::new(),
         visibility: proto::service::Visibility::Public.into(),
     };
-    let address = Address { r#type: Some(address::Type::Service(resource)) };
-    Published { address: Arc::new(Encoded::pack(service.key.to_string(), &address)), workload: None }
+    let address = Address {
+        r#type: Some(address::Type::Service(resource)),
+    };
+    Published {
+        address: Arc::new(Encoded::pack(service.key.to_string(), &address)),
+        workload: None,
+    }
 }
 
 /// The resource of a workload.
@@ -152,8 +157,13 @@ pub fn workload(index: &Index, workload: &Workload) -> Published {
         capacity: workload.weight,
     };
     let alone = Arc::new(Encoded::pack(workload.uid.as_str(), &resource));
-    let address = Address { r#type: Some(address::Type::Workload(resource)) };
-    Published { address: Arc::new(Encoded::pack(workload.uid.as_str(), &address)), workload: Some(alone) }
+    let address = Address {
+        r#type: Some(address::Type::Workload(resource)),
+    };
+    Published {
+        address: Arc::new(Encoded::pack(workload.uid.as_str(), &address)),
+        workload: Some(alone),
+    }
 }
 
 fn services(index: &Index, workload: &Workload) -> std::collections::BTreeMap<String, PortList> {

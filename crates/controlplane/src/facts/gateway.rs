@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use waymark_api::ambient::TrafficType;
 use waymark_api::gateway::{Gateway, GatewayAddress, WaypointForm};
@@ -59,7 +60,7 @@ impl Facts {
             Fact::Services(key.clone(), services),
             Fact::Workloads(key.clone(), workloads),
             Fact::Programmed(waypoint.key.clone(), programmed),
-            Fact::Waypoint(waypoint.key.clone(), Some(waypoint)),
+            Fact::Waypoint(waypoint.key.clone(), Some(Arc::new(waypoint))),
         ])
     }
 

@@ -141,13 +141,24 @@ impl Facts {
                     weight: None,
                     service_account: None,
                 };
-                self.inline_endpoint(meta, &spec, BTreeSet::from([key(host)]), Origin::ServiceEntryEndpoint { implicit: true, ordinal: 0 })
+                self.inline_endpoint(
+                    meta,
+                    &spec,
+                    BTreeSet::from([key(host)]),
+                    Origin::ServiceEntryEndpoint {
+                        implicit: true,
+                        ordinal: 0,
+                    },
+                )
             };
             return entry.hosts.iter().map(endpoint).collect();
         }
         let services: BTreeSet<ServiceKey> = entry.hosts.iter().map(key).collect();
         let endpoint = |(ordinal, spec)| {
-            let origin = Origin::ServiceEntryEndpoint { implicit: false, ordinal };
+            let origin = Origin::ServiceEntryEndpoint {
+                implicit: false,
+                ordinal,
+            };
             self.inline_endpoint(meta, spec, services.clone(), origin)
         };
         entry.endpoints.iter().enumerate().map(endpoint).collect()

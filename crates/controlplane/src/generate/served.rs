@@ -8,7 +8,9 @@ use crate::index::Index;
 use crate::index::effects::Aspects;
 use crate::index::key::{ServiceKey, WaypointKey};
 use crate::inputs;
-use crate::translate::input::{AttachedWorkloads, Binding, Destination, Destinations, ServiceInput};
+use crate::translate::input::{
+    AttachedWorkloads, Binding, Destination, Destinations, ServiceInput,
+};
 
 /// What a waypoint serves and what its routes name, by host.
 ///
@@ -75,7 +77,12 @@ impl Served {
     }
 
     /// Looks up again what is stale, and marks as stale what depends on it. Returns how many services were looked up.
-    pub(super) fn refresh(&mut self, index: &Index, waypoint: &WaypointKey, stale: &mut Stale) -> u64 {
+    pub(super) fn refresh(
+        &mut self,
+        index: &Index,
+        waypoint: &WaypointKey,
+        stale: &mut Stale,
+    ) -> u64 {
         let mut looked_up = 0;
         self.touched.clear();
         if stale.main_internal {
@@ -86,13 +93,23 @@ impl Served {
             let key = own_service(index, waypoint, host);
             let before = self.own.remove(host);
             let changed_hands = before.as_ref().map(|own| &own.key) != key.as_ref();
-            let input = key.as_ref().and_then(|key| inputs::service(index, key, &waypoint.namespace));
+            let input = key
+                .as_ref()
+                .and_then(|key| inputs::service(index, key, &waypoint.namespace));
             looked_up += u64::from(key.is_some());
             let own = key.zip(input).map(|(key, input)| {
                 let names = inputs::named_hosts(&input);
-                Own { key, input: Arc::new(input), names }
+                Own {
+                    key,
+                    input: Arc::new(input),
+                    names,
+                }
             });
-            self.rename(host, before.map(|own| own.names), own.as_ref().map(|own| own.names.clone()));
+            self.rename(
+                host,
+                before.map(|own| own.names),
+                own.as_ref().map(|own| own.names.clone()),
+            );
             if let Some(own) = own {
                 self.own.insert(host.clone(), own);
             }
@@ -120,14 +137,23 @@ impl Served {
                 }
             }
         }
-        for service in about.iter().filter_map(|host| self.named_by.get(host)).flatten() {
+        for service in about
+            .iter()
+            .filter_map(|host| self.named_by.get(host))
+            .flatten()
+        {
             stale.mark(service, Aspects::ROUTES);
         }
         looked_up
     }
 
     /// Notes that the routes of `service` name other hosts than before.
-    fn rename(&mut self, service: &str, before: Option<BTreeSet<String>>, now: Option<BTreeSet<String>>) {
+    fn rename(
+        &mut self,
+        service: &str,
+        before: Option<BTreeSet<String>>,
+        now: Option<BTreeSet<String>>,
+    ) {
         let (before, now) = (before.unwrap_or_default(), now.unwrap_or_default());
         for host in before.symmetric_difference(&now) {
             self.touched.insert(host.clone());
@@ -146,20 +172,34 @@ impl Served {
 
 impl Destinations for Served {
     fn find(&self, host: &str) -> Option<Destination<'_>> {
-        let own = self.own(host).map(|service| Destination { binding: Binding::Owned, service });
-        own.or_else(|| self.foreign(host).map(|service| Destination { binding: Binding::Foreign, service }))
+        let own = self.own(host).map(|service| Destination {
+            binding: Binding::Owned,
+            service,
+        });
+        own.or_else(|| {
+            self.foreign(host).map(|service| Destination {
+                binding: Binding::Foreign,
+                service,
+            })
+        })
     }
 }
 
 /// The service with this host that is bound to the waypoint.
 fn own_service(index: &Index, waypoint: &WaypointKey, host: &str) -> Option<ServiceKey> {
-    let bound = index.services_of_host(host).filter(|key| index.waypoint_of(key) == Some(waypoint));
-    bound.min_by_key(|key| (*key.namespace != *waypoint.namespace, *key)).cloned()
+    let bound = index
+        .services_of_host(host)
+        .filter(|key| index.waypoint_of(key) == Some(waypoint));
+    bound
+        .min_by_key(|key| (*key.namespace != *waypoint.namespace, *key))
+        .cloned()
 }
 
 /// The service that a route means by a host that is not the waypoint's.
 fn foreign_service(index: &Index, waypoint: &WaypointKey, host: &str) -> Option<ServiceInput> {
-    let nearest = index.services_of_host(host).find(|key| *key.namespace == *waypoint.namespace);
+    let nearest = index
+        .services_of_host(host)
+        .find(|key| *key.namespace == *waypoint.namespace);
     let key = nearest.or_else(|| index.canonical(host).map(|service| &service.key))?;
     inputs::service(index, key, &waypoint.namespace)
 }

@@ -48,11 +48,19 @@ fn contents(set: &ResourceSet) -> BTreeMap<(String, String), String> {
     let of_type = |(type_url, map): (&str, &waymark_xds::ResourceMap)| {
         let type_url = type_url.to_owned();
         map.iter()
-            .map(|resource| ((type_url.clone(), resource.name().to_owned()), resource.version().to_owned()))
+            .map(|resource| {
+                (
+                    (type_url.clone(), resource.name().to_owned()),
+                    resource.version().to_owned(),
+                )
+            })
             .collect::<Vec<_>>()
     };
     // Stock proxies are not kept up to date on workloads, which they never ask for.
-    set.iter().filter(|(type_url, _)| *type_url != type_url::WORKLOAD).flat_map(of_type).collect()
+    set.iter()
+        .filter(|(type_url, _)| *type_url != type_url::WORKLOAD)
+        .flat_map(of_type)
+        .collect()
 }
 
 proptest! {
@@ -111,11 +119,28 @@ fn a_view_without_users_is_forgotten() {
 #[test]
 fn a_waypoint_of_nothing_has_its_fixed_resources() {
     let mut generator = Generator::new(MeshSettings::default());
-    let set = generator.connect(&Index::new(Mesh::default()), &proxy("a", "w", Flavour::Stock));
+    let set = generator.connect(
+        &Index::new(Mesh::default()),
+        &proxy("a", "w", Flavour::Stock),
+    );
     let names = |type_url: &str| -> BTreeSet<String> {
-        set.get(type_url).into_iter().flat_map(|map| map.iter()).map(|resource| resource.name().to_owned()).collect()
+        set.get(type_url)
+            .into_iter()
+            .flat_map(|map| map.iter())
+            .map(|resource| resource.name().to_owned())
+            .collect()
     };
-    assert_eq!(names(type_url::LISTENER).len(), 3, "{:?}", names(type_url::LISTENER));
-    assert_eq!(names(type_url::CLUSTER).len(), 3, "{:?}", names(type_url::CLUSTER));
+    assert_eq!(
+        names(type_url::LISTENER).len(),
+        3,
+        "{:?}",
+        names(type_url::LISTENER)
+    );
+    assert_eq!(
+        names(type_url::CLUSTER).len(),
+        3,
+        "{:?}",
+        names(type_url::CLUSTER)
+    );
     assert!(names(type_url::ENDPOINT).is_empty() && names(type_url::ROUTE).is_empty());
 }

@@ -24,11 +24,20 @@ pub(super) struct View {
 impl View {
     pub(super) fn new(index: &Index) -> Self {
         let mut set = ResourceSet::new("");
-        for type_url in [type_url::CLUSTER, type_url::ENDPOINT, type_url::LISTENER, type_url::ROUTE] {
+        for type_url in [
+            type_url::CLUSTER,
+            type_url::ENDPOINT,
+            type_url::LISTENER,
+            type_url::ROUTE,
+        ] {
             set.set(type_url, ResourceMap::new());
         }
         set.set(type_url::WORKLOAD, index.workload_resources().clone());
-        Self { set, produced: BTreeMap::new(), users: 0 }
+        Self {
+            set,
+            produced: BTreeMap::new(),
+            users: 0,
+        }
     }
 
     pub(super) fn set(&self) -> &ResourceSet {
@@ -41,7 +50,8 @@ impl View {
         let wanted = proxy.flavour == Flavour::IstioProxy
             && has.is_none_or(|has| !has.is_same(index.workload_resources()));
         if wanted {
-            self.set.set(type_url::WORKLOAD, index.workload_resources().clone());
+            self.set
+                .set(type_url::WORKLOAD, index.workload_resources().clone());
         }
         wanted
     }
@@ -55,7 +65,11 @@ impl View {
         stale: &Stale,
         work: &mut Work,
     ) -> bool {
-        let ctx = Context { proxy, mesh: settings, destinations: served };
+        let ctx = Context {
+            proxy,
+            mesh: settings,
+            destinations: served,
+        };
         let mut changed = false;
         let mut main_internal = stale.main_internal;
         if stale.base {
@@ -92,10 +106,15 @@ impl View {
     }
 
     fn replace_base(&mut self, resources: Vec<Named>) -> bool {
-        let mut by_type: BTreeMap<&'static str, Vec<Named>> =
-            [(type_url::CLUSTER, Vec::new()), (type_url::LISTENER, Vec::new())].into();
+        let mut by_type: BTreeMap<&'static str, Vec<Named>> = [
+            (type_url::CLUSTER, Vec::new()),
+            (type_url::LISTENER, Vec::new()),
+        ]
+        .into();
         for resource in resources {
-            let known = by_type.iter_mut().find(|(type_url, _)| **type_url == resource.any.type_url);
+            let known = by_type
+                .iter_mut()
+                .find(|(type_url, _)| **type_url == resource.any.type_url);
             if let Some((_, of_type)) = known {
                 of_type.push(resource);
             }
@@ -128,7 +147,10 @@ impl View {
 
     fn put(&mut self, type_url: &'static str, resource: Named) -> bool {
         let resource = Encoded::new(resource.name, type_url, resource.any.value);
-        let has = self.set.get(type_url).and_then(|map| map.get(resource.name()));
+        let has = self
+            .set
+            .get(type_url)
+            .and_then(|map| map.get(resource.name()));
         if has.is_some_and(|has| has.version() == resource.version()) {
             return false;
         }
@@ -138,7 +160,11 @@ impl View {
         })
     }
 
-    fn edit(&mut self, type_url: &'static str, change: impl FnOnce(&mut ResourceMap) -> bool) -> bool {
+    fn edit(
+        &mut self,
+        type_url: &'static str,
+        change: impl FnOnce(&mut ResourceMap) -> bool,
+    ) -> bool {
         let mut map = self.set.get(type_url).cloned().unwrap_or_default();
         let changed = change(&mut map);
         if changed {

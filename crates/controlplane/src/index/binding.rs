@@ -107,14 +107,17 @@ pub struct Subject<'a> {
     pub accounts: &'a BTreeSet<Arc<str>>,
 }
 
+/// Waypoints, the oldest first.
+type ByAge = BTreeSet<(Created, WaypointKey)>;
+
 /// The waypoints, by every way that leads to one.
 #[derive(Debug, Default)]
 pub struct Waypoints {
     by_key: BTreeMap<WaypointKey, Arc<Waypoint>>,
     /// Of the 2023 form, by namespace and account, the oldest first.
-    of_account: BTreeMap<(String, Arc<str>), BTreeSet<(Created, WaypointKey)>>,
+    of_account: BTreeMap<(String, Arc<str>), ByAge>,
     /// Of the 2023 form for a whole namespace, the oldest first.
-    of_namespace: BTreeMap<String, BTreeSet<(Created, WaypointKey)>>,
+    of_namespace: BTreeMap<String, ByAge>,
 }
 
 impl Waypoints {

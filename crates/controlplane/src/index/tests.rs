@@ -10,7 +10,9 @@ use waymark_api::gateway::{
 };
 use waymark_api::host::Host;
 use waymark_api::istio::destination_rule::{Subset, TrafficPolicy};
-use waymark_api::istio::virtual_service::{Destination, Headers, HttpAction, HttpDestination, HttpRule};
+use waymark_api::istio::virtual_service::{
+    Destination, Headers, HttpAction, HttpDestination, HttpRule,
+};
 use waymark_api::istio::{DestinationRule, ExportNamespace, ExportTo, VirtualService};
 use waymark_api::k8s::{
     ClusterIps, Container, ContainerPort, LocalPod, Namespace, Pod, PodSpec, PodStatus, Service,
@@ -256,10 +258,22 @@ fn gateway() -> impl Strategy<Value = Resource> {
 }
 
 fn virtual_service() -> impl Strategy<Value = Resource> {
-    let destination = || (0..3u8, prop::option::of(namespaces()), prop::option::of(Just("v1")), 1..100u32);
+    let destination = || {
+        (
+            0..3u8,
+            prop::option::of(namespaces()),
+            prop::option::of(Just("v1")),
+            1..100u32,
+        )
+    };
     let host = prop_oneof![3 => (0..3u8).prop_map(|n| format!("s{n}")), 1 => Just("*.svc.cluster.local".to_owned())];
-    (namespaces(), 0..2u8, host, prop::collection::vec(destination(), 1..3)).prop_map(
-        |(namespace, n, host, destinations)| {
+    (
+        namespaces(),
+        0..2u8,
+        host,
+        prop::collection::vec(destination(), 1..3),
+    )
+        .prop_map(|(namespace, n, host, destinations)| {
             let route = |(to, of, subset, weight): (u8, Option<&str>, Option<&str>, u32)| {
                 let host = match of {
                     Some(of) => format!("s{to}.{of}.svc.cluster.local"),
@@ -295,23 +309,32 @@ fn virtual_service() -> impl Strategy<Value = Resource> {
                 export_to: ExportTo::All,
             }
             .into()
-        },
-    )
+        })
 }
 
 fn destination_rule() -> impl Strategy<Value = Resource> {
     let host = prop_oneof![3 => (0..3u8).prop_map(|n| format!("s{n}")), 1 => Just("*.svc.cluster.local".to_owned())];
-    (namespaces(), 0..2u8, host, any::<bool>(), labels()).prop_map(|(namespace, n, host, private, labels)| {
-        let subset = Subset { name: "v1".to_owned(), labels, traffic_policy: TrafficPolicy::default() };
-        DestinationRule {
-            meta: meta(namespace, &format!("d{n}"), BTreeMap::new()),
-            host: Host::parse(&host).expect("a host"),
-            traffic_policy: TrafficPolicy::default(),
-            subsets: vec![subset],
-            export_to: if private { ExportTo::Namespaces(vec![ExportNamespace::Own]) } else { ExportTo::All },
-        }
-        .into()
-    })
+    (namespaces(), 0..2u8, host, any::<bool>(), labels()).prop_map(
+        |(namespace, n, host, private, labels)| {
+            let subset = Subset {
+                name: "v1".to_owned(),
+                labels,
+                traffic_policy: TrafficPolicy::default(),
+            };
+            DestinationRule {
+                meta: meta(namespace, &format!("d{n}"), BTreeMap::new()),
+                host: Host::parse(&host).expect("a host"),
+                traffic_policy: TrafficPolicy::default(),
+                subsets: vec![subset],
+                export_to: if private {
+                    ExportTo::Namespaces(vec![ExportNamespace::Own])
+                } else {
+                    ExportTo::All
+                },
+            }
+            .into()
+        },
+    )
 }
 
 pub(crate) fn event() -> impl Strategy<Value = Event> {
@@ -350,17 +373,36 @@ pub(crate) fn facts_of(facts: &mut Facts, event: &Event) -> Vec<super::Fact> {
 
 /// An index that was told at once, and in another order, what is in force.
 pub(crate) fn rebuild(facts: &Facts, index: &Index, seed: &prop::sample::Index) -> Index {
-    let mut objects: Vec<Resource> = facts.store().iter().map(|(_, object)| object.clone()).collect();
-    let middle = if objects.is_empty() { 0 } else { seed.index(objects.len()) };
+    let mut objects: Vec<Resource> = facts
+        .store()
+        .iter()
+        .map(|(_, object)| object.clone())
+        .collect();
+    let middle = if objects.is_empty() {
+        0
+    } else {
+        seed.index(objects.len())
+    };
     objects.rotate_left(middle);
     let mut ipam = ipam();
-    for waypoint in index.waypoints().iter().filter(|waypoint| index.is_programmed(&waypoint.key)) {
-        ipam.set_programmed(&Owner::waypoint(&waypoint.key.namespace, &waypoint.key.name), true);
+    for waypoint in index
+        .waypoints()
+        .iter()
+        .filter(|waypoint| index.is_programmed(&waypoint.key))
+    {
+        ipam.set_programmed(
+            &Owner::waypoint(&waypoint.key.namespace, &waypoint.key.name),
+            true,
+        );
     }
     let mut fresh = Facts::new(settings(), ipam);
     let mut batch = Vec::new();
     for object in objects {
-        batch.extend(fresh.upsert(object).expect("it was in force beside the others"));
+        batch.extend(
+            fresh
+                .upsert(object)
+                .expect("it was in force beside the others"),
+        );
     }
     for (waypoint, ordinal, ready) in facts.replicas_reported() {
         batch.extend(fresh.replica(&waypoint, ordinal, ready));

@@ -65,11 +65,18 @@ impl Catalog {
             let old = self.files.remove(&path).unwrap_or_default();
             let new = match content {
                 Content::Gone => None,
-                Content::Unreadable(why) => Some(File { good: old.good.clone(), errors: vec![unreadable(&path, why)] }),
+                Content::Unreadable(why) => Some(File {
+                    good: old.good.clone(),
+                    errors: vec![unreadable(&path, why)],
+                }),
                 Content::Text(text) => Some(read(&path, &text, &old)),
             };
-            let keys: BTreeSet<ObjectKey> =
-                old.good.keys().chain(new.iter().flat_map(|file| file.good.keys())).cloned().collect();
+            let keys: BTreeSet<ObjectKey> = old
+                .good
+                .keys()
+                .chain(new.iter().flat_map(|file| file.good.keys()))
+                .cloned()
+                .collect();
             // Put back for a moment, so that "in force" still means what it did.
             self.files.insert(path.clone(), old);
             for key in &keys {
@@ -78,7 +85,9 @@ impl Catalog {
             }
             self.files.remove(&path);
             for key in keys {
-                let has = new.as_ref().is_some_and(|file| file.good.contains_key(&key));
+                let has = new
+                    .as_ref()
+                    .is_some_and(|file| file.good.contains_key(&key));
                 self.hold(key, &path, has);
             }
             if let Some(new) = new {
@@ -95,21 +104,32 @@ impl Catalog {
 
     /// Whether some object is in force by what a file says.
     pub fn says_anything(&self, path: &str) -> bool {
-        self.files.get(path).is_some_and(|file| !file.good.is_empty())
+        self.files
+            .get(path)
+            .is_some_and(|file| !file.good.is_empty())
     }
 
     /// Where the object in force is written.
     pub fn place(&self, key: &ObjectKey) -> Option<Place> {
         let file = self.holders.get(key)?.first()?;
         let line = self.files.get(file)?.good.get(key)?.line;
-        Some(Place { file: file.clone(), line })
+        Some(Place {
+            file: file.clone(),
+            line,
+        })
     }
 
     /// Everything that is wrong, by file and line.
     pub fn errors(&self) -> Vec<DocumentError> {
-        let mut errors: Vec<DocumentError> = self.files.values().flat_map(|file| file.errors.clone()).collect();
+        let mut errors: Vec<DocumentError> = self
+            .files
+            .values()
+            .flat_map(|file| file.errors.clone())
+            .collect();
         for (key, holders) in self.holders.iter().filter(|(_, holders)| holders.len() > 1) {
-            let Some(first) = self.place(key) else { continue };
+            let Some(first) = self.place(key) else {
+                continue;
+            };
             for other in &holders[1..] {
                 if let Some(good) = self.files.get(other).and_then(|file| file.good.get(key)) {
                     errors.push(defined_twice(key, other, good.line, &first));
@@ -121,7 +141,10 @@ impl Catalog {
     }
 
     fn in_force(&self, key: &ObjectKey) -> Option<&Good> {
-        self.files.get(self.holders.get(key)?.first()?)?.good.get(key)
+        self.files
+            .get(self.holders.get(key)?.first()?)?
+            .good
+            .get(key)
     }
 
     fn hold(&mut self, key: ObjectKey, path: &str, has: bool) {
@@ -145,7 +168,11 @@ impl Catalog {
         for (key, old) in before {
             match self.in_force(&key) {
                 Some(new) if old.as_ref() != Some(&new.resource) => {
-                    let file = self.holders.get(&key).and_then(|holders| holders.first()).cloned();
+                    let file = self
+                        .holders
+                        .get(&key)
+                        .and_then(|holders| holders.first())
+                        .cloned();
                     upserted.push((file.unwrap_or_default(), new.order, new.resource.clone()));
                 }
                 None if old.is_some() => deleted.push(Change::Delete(key)),
@@ -153,7 +180,11 @@ impl Catalog {
             }
         }
         upserted.sort_by(|a, b| (&a.0, a.1).cmp(&(&b.0, b.1)));
-        deleted.extend(upserted.into_iter().map(|(_, _, resource)| Change::Upsert(resource)));
+        deleted.extend(
+            upserted
+                .into_iter()
+                .map(|(_, _, resource)| Change::Upsert(resource)),
+        );
         deleted
     }
 }
@@ -168,10 +199,21 @@ fn read(path: &str, text: &str, old: &File) -> File {
             Ok(document) => {
                 let key = document.resource.key();
                 if let Some(first) = file.good.get(&key) {
-                    let first = Place { file: path.to_owned(), line: first.line };
-                    file.errors.push(defined_twice(&key, path, document.line, &first));
+                    let first = Place {
+                        file: path.to_owned(),
+                        line: first.line,
+                    };
+                    file.errors
+                        .push(defined_twice(&key, path, document.line, &first));
                 } else {
-                    file.good.insert(key, Good { resource: document.resource, line: document.line, order });
+                    file.good.insert(
+                        key,
+                        Good {
+                            resource: document.resource,
+                            line: document.line,
+                            order,
+                        },
+                    );
                 }
             }
             Err(error) => {
@@ -203,7 +245,10 @@ fn defined_twice(key: &ObjectKey, file: &str, line: usize, first: &Place) -> Doc
         object: Some(object_ref(key)),
         field: Some("metadata.name".to_owned()),
         class: ErrorClass::Invalid,
-        message: format!("already defined at {}:{}, which stays in force", first.file, first.line),
+        message: format!(
+            "already defined at {}:{}, which stays in force",
+            first.file, first.line
+        ),
         allowed: Some("one document an object".to_owned()),
     }
 }

@@ -85,8 +85,15 @@ impl Directory {
     /// # Errors
     /// When it cannot be walked. Files in it that cannot be read are in the batch's errors.
     pub fn open(root: &Path) -> Result<(Self, Batch), DirectoryError> {
-        let mut directory = Self { root: root.to_owned(), catalog: Catalog::default(), seen: BTreeMap::new() };
-        let files = directory.walk().map_err(|source| DirectoryError::Walk { path: root.to_owned(), source })?;
+        let mut directory = Self {
+            root: root.to_owned(),
+            catalog: Catalog::default(),
+            seen: BTreeMap::new(),
+        };
+        let files = directory.walk().map_err(|source| DirectoryError::Walk {
+            path: root.to_owned(),
+            source,
+        })?;
         let found: Vec<_> = files.into_keys().map(|path| directory.read(path)).collect();
         let batch = directory.take(found);
         Ok((directory, batch))
@@ -138,8 +145,13 @@ impl Directory {
             Seen::Unclear => return self.rescan(due),
         };
         for path in paths {
-            let Some(name) = self.relative(&path) else { continue };
-            let known_below = self.catalog.paths().any(|known| Path::new(known).starts_with(&name));
+            let Some(name) = self.relative(&path) else {
+                continue;
+            };
+            let known_below = self
+                .catalog
+                .paths()
+                .any(|known| Path::new(known).starts_with(&name));
             if is_manifest(&path) {
                 let at = Instant::now() + wait;
                 let doubted = due.get(&name).is_some_and(|due| due.doubted);
@@ -160,8 +172,14 @@ impl Directory {
                 return;
             }
         };
-        let now = Due { at: Instant::now(), doubted: false };
-        let changed = files.iter().filter(|(path, stamp)| self.seen.get(*path) != Some(stamp)).map(|(path, _)| path);
+        let now = Due {
+            at: Instant::now(),
+            doubted: false,
+        };
+        let changed = files
+            .iter()
+            .filter(|(path, stamp)| self.seen.get(*path) != Some(stamp))
+            .map(|(path, _)| path);
         let gone = self.seen.keys().filter(|path| !files.contains_key(*path));
         for path in changed.chain(gone) {
             due.entry(path.clone()).or_insert(now);
@@ -170,8 +188,11 @@ impl Directory {
 
     fn read_due(&mut self, due: &mut BTreeMap<String, Due>) -> Option<Batch> {
         let now = Instant::now();
-        let ready: Vec<(String, Due)> =
-            due.iter().filter(|(_, due)| due.at <= now).map(|(path, due)| (path.clone(), *due)).collect();
+        let ready: Vec<(String, Due)> = due
+            .iter()
+            .filter(|(_, due)| due.at <= now)
+            .map(|(path, due)| (path.clone(), *due))
+            .collect();
         let mut found = Vec::new();
         for (path, entry) in ready {
             let (path, content) = self.read(path);
@@ -181,7 +202,13 @@ impl Directory {
                 Content::Unreadable(_) => false,
             };
             if emptied && !entry.doubted && self.catalog.says_anything(&path) {
-                due.insert(path, Due { at: now + WRITING, doubted: true });
+                due.insert(
+                    path,
+                    Due {
+                        at: now + WRITING,
+                        doubted: true,
+                    },
+                );
                 continue;
             }
             due.remove(&path);
@@ -196,8 +223,14 @@ impl Directory {
             Change::Upsert(object) => Some(object.key()),
             Change::Delete(_) => None,
         });
-        let places = upserted.filter_map(|key| Some((key.clone(), self.catalog.place(&key)?))).collect();
-        Batch { changes, errors: self.catalog.errors(), places }
+        let places = upserted
+            .filter_map(|key| Some((key.clone(), self.catalog.place(&key)?)))
+            .collect();
+        Batch {
+            changes,
+            errors: self.catalog.errors(),
+            places,
+        }
     }
 
     fn read(&mut self, name: String) -> (String, Content) {
@@ -219,7 +252,10 @@ impl Directory {
     }
 
     fn relative(&self, path: &Path) -> Option<String> {
-        path.strip_prefix(&self.root).ok()?.to_str().map(str::to_owned)
+        path.strip_prefix(&self.root)
+            .ok()?
+            .to_str()
+            .map(str::to_owned)
     }
 
     /// Every manifest below the directory.
@@ -243,10 +279,13 @@ impl Directory {
             }
             for entry in entries {
                 let path = entry?.path();
-                let Ok(metadata) = fs::metadata(&path) else { continue };
+                let Ok(metadata) = fs::metadata(&path) else {
+                    continue;
+                };
                 if metadata.is_dir() && !is_hidden(&path) {
                     open.push(path);
-                } else if metadata.is_file() && is_manifest(&path)
+                } else if metadata.is_file()
+                    && is_manifest(&path)
                     && let Some(name) = self.relative(&path)
                 {
                     files.insert(name, stamp(&metadata));
@@ -269,7 +308,10 @@ enum Seen {
 }
 
 fn watcher(root: &Path, events: mpsc::Sender<Seen>) -> Result<RecommendedWatcher, DirectoryError> {
-    let failed = |source| DirectoryError::Watch { path: root.to_owned(), source };
+    let failed = |source| DirectoryError::Watch {
+        path: root.to_owned(),
+        source,
+    };
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         let seen = event.map_or(Some(Seen::Unclear), classify);
         if let Some(seen) = seen {
@@ -278,7 +320,9 @@ fn watcher(root: &Path, events: mpsc::Sender<Seen>) -> Result<RecommendedWatcher
         }
     })
     .map_err(failed)?;
-    watcher.watch(root, RecursiveMode::Recursive).map_err(failed)?;
+    watcher
+        .watch(root, RecursiveMode::Recursive)
+        .map_err(failed)?;
     Ok(watcher)
 }
 
@@ -288,7 +332,9 @@ fn classify(event: notify::Event) -> Option<Seen> {
     }
     match event.kind {
         EventKind::Access(AccessKind::Close(AccessMode::Write))
-        | EventKind::Modify(ModifyKind::Name(RenameMode::To | RenameMode::Both | RenameMode::From | RenameMode::Any))
+        | EventKind::Modify(ModifyKind::Name(
+            RenameMode::To | RenameMode::Both | RenameMode::From | RenameMode::Any,
+        ))
         | EventKind::Modify(ModifyKind::Metadata(_))
         | EventKind::Remove(_) => Some(Seen::Settled(event.paths)),
         EventKind::Create(_) | EventKind::Modify(_) => Some(Seen::Writing(event.paths)),
@@ -299,7 +345,9 @@ fn classify(event: notify::Event) -> Option<Seen> {
 
 /// Editors' leftovers (`.#x.yaml`, `.x.yaml.swp`) are hidden files.
 fn is_hidden(path: &Path) -> bool {
-    path.file_name().and_then(|name| name.to_str()).is_none_or(|name| name.starts_with('.'))
+    path.file_name()
+        .and_then(|name| name.to_str())
+        .is_none_or(|name| name.starts_with('.'))
 }
 
 fn is_manifest(path: &Path) -> bool {
@@ -309,7 +357,11 @@ fn is_manifest(path: &Path) -> bool {
 
 fn stamp(metadata: &fs::Metadata) -> Stamp {
     use std::os::unix::fs::MetadataExt;
-    Stamp { modified: metadata.modified().ok(), length: metadata.len(), inode: metadata.ino() }
+    Stamp {
+        modified: metadata.modified().ok(),
+        length: metadata.len(),
+        inode: metadata.ino(),
+    }
 }
 
 /// How long a file that is whole waits for others of the same burst.
@@ -322,9 +374,12 @@ const EVENTS: usize = 1024;
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
+    use waymark_rt::{Task, spawn};
+
     use super::*;
 
-    const SERVICE: &str = "apiVersion: v1\nkind: Service\nmetadata:\n  name: NAME\nspec:\n  ports:\n  - port: 80\n";
+    const SERVICE: &str =
+        "apiVersion: v1\nkind: Service\nmetadata:\n  name: NAME\nspec:\n  ports:\n  - port: 80\n";
 
     fn service(name: &str) -> String {
         SERVICE.replace("NAME", name)
@@ -333,7 +388,7 @@ mod tests {
     struct Watched {
         dir: tempfile::TempDir,
         batches: mpsc::Receiver<Batch>,
-        stop: CancellationToken,
+        _watching: Task<Result<(), DirectoryError>>,
     }
 
     fn watch(first: &[(&str, &str)], rescan_every: Duration) -> (Watched, Batch) {
@@ -344,12 +399,22 @@ mod tests {
         let (directory, batch) = Directory::open(dir.path()).unwrap();
         let (sender, batches) = mpsc::channel(4);
         let stop = CancellationToken::new();
-        tokio::spawn(directory.watch(sender, rescan_every, stop.clone()));
-        (Watched { dir, batches, stop }, batch)
+        let watching = spawn("watch", directory.watch(sender, rescan_every, stop));
+        (
+            Watched {
+                dir,
+                batches,
+                _watching: watching,
+            },
+            batch,
+        )
     }
 
     async fn next(watched: &mut Watched) -> Vec<String> {
-        let batch = tokio::time::timeout(Duration::from_secs(5), watched.batches.recv()).await.unwrap().unwrap();
+        let batch = tokio::time::timeout(Duration::from_secs(5), watched.batches.recv())
+            .await
+            .unwrap()
+            .unwrap();
         batch
             .changes
             .iter()
@@ -362,7 +427,10 @@ mod tests {
 
     #[tokio::test]
     async fn sees_files_written_moved_into_place_and_removed() {
-        let (mut watched, first) = watch(&[("a.yaml", "a"), ("ignored.txt", "x"), (".hidden.yaml", "y")], NEVER);
+        let (mut watched, first) = watch(
+            &[("a.yaml", "a"), ("ignored.txt", "x"), (".hidden.yaml", "y")],
+            NEVER,
+        );
         assert_eq!(first.changes.len(), 1);
         let path = |name: &str| watched.dir.path().join(name);
         let (b, temporary, c, a) = (path("b.yml"), path("c.tmp"), path("c.yaml"), path("a.yaml"));
@@ -374,7 +442,6 @@ mod tests {
         assert_eq!(next(&mut watched).await, ["+Service default/c"]);
         fs::remove_file(&a).unwrap();
         assert_eq!(next(&mut watched).await, ["-Service default/a"]);
-        watched.stop.cancel();
     }
 
     #[tokio::test]
@@ -389,7 +456,6 @@ mod tests {
         assert_eq!(next(&mut watched).await, ["+Service default/d"]);
         fs::rename(&placed, &staged).unwrap();
         assert_eq!(next(&mut watched).await, ["-Service default/d"]);
-        watched.stop.cancel();
     }
 
     #[tokio::test]
@@ -399,7 +465,6 @@ mod tests {
         fs::remove_file(&a).unwrap();
         fs::write(&a, format!("{}---\n{}", service("a"), service("b"))).unwrap();
         assert_eq!(next(&mut watched).await, ["+Service default/b"]);
-        watched.stop.cancel();
     }
 
     #[test]
@@ -418,7 +483,10 @@ mod tests {
     #[test]
     fn a_missing_directory_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(matches!(Directory::open(&dir.path().join("nowhere")), Err(DirectoryError::Walk { .. })));
+        assert!(matches!(
+            Directory::open(&dir.path().join("nowhere")),
+            Err(DirectoryError::Walk { .. })
+        ));
     }
 
     const NEVER: Duration = Duration::from_secs(3600);

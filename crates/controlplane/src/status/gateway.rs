@@ -28,7 +28,11 @@ pub(super) fn all(inner: &Inner) -> Vec<GatewayStatus> {
 
 fn one(inner: &Inner, gateway: &Gateway) -> GatewayStatus {
     let key = WaypointKey::new(gateway.meta.namespace.as_str(), gateway.meta.name.as_str());
-    let waypoint = inner.index.waypoints().find(&key).map(|waypoint| &**waypoint);
+    let waypoint = inner
+        .index
+        .waypoints()
+        .find(&key)
+        .map(|waypoint| &**waypoint);
     let deployment = waypoint.and_then(Waypoint::deployment);
     GatewayStatus {
         class: gateway.spec.class_name.clone(),
@@ -38,13 +42,25 @@ fn one(inner: &Inner, gateway: &Gateway) -> GatewayStatus {
         }
         .to_owned(),
         for_service_account: gateway.for_service_account.clone(),
-        deployment: deployment.map(|deployment| deployment.name.as_ref().to_owned()).unwrap_or_default(),
-        service_account: deployment.map(|of| of.service_account.as_ref().to_owned()).unwrap_or_default(),
-        revision: gateway.meta.label(names::REVISION).unwrap_or("default").to_owned(),
-        traffic_type: waypoint.map_or_else(|| gateway.traffic_type(None), |waypoint| waypoint.traffic).to_string(),
+        deployment: deployment
+            .map(|deployment| deployment.name.as_ref().to_owned())
+            .unwrap_or_default(),
+        service_account: deployment
+            .map(|of| of.service_account.as_ref().to_owned())
+            .unwrap_or_default(),
+        revision: gateway
+            .meta
+            .label(names::REVISION)
+            .unwrap_or("default")
+            .to_owned(),
+        traffic_type: waypoint
+            .map_or_else(|| gateway.traffic_type(None), |waypoint| waypoint.traffic)
+            .to_string(),
         conditions: conditions(inner, gateway, waypoint),
         addresses: addresses(inner, &key, waypoint),
-        replicas: deployment.map(|deployment| replicas(inner, &key, deployment)).unwrap_or_default(),
+        replicas: deployment
+            .map(|deployment| replicas(inner, &key, deployment))
+            .unwrap_or_default(),
         namespace: key.namespace,
         name: key.name,
     }
@@ -60,7 +76,9 @@ fn conditions(inner: &Inner, gateway: &Gateway, waypoint: Option<&Waypoint>) -> 
         return vec![pending("Accepted"), pending("Programmed")];
     };
     let expected = match gateway.spec.listeners.as_slice() {
-        [listener] => listener.port == names::HBONE_PORT && listener.protocol == ListenerProtocol::Hbone,
+        [listener] => {
+            listener.port == names::HBONE_PORT && listener.protocol == ListenerProtocol::Hbone
+        }
         _ => false,
     };
     let accepted = if expected || waypoint.deployment().is_none() {
@@ -100,20 +118,36 @@ fn programmed(inner: &Inner, waypoint: &Waypoint) -> Condition {
         let message = format!("Resource programmed, assigned to service(s) {host}:{port}");
         Condition::new("Programmed", true, "Programmed", message)
     } else {
-        failed("AddressNotAssigned", format!("no instances found for hostname \"{host}\""))
+        failed(
+            "AddressNotAssigned",
+            format!("no instances found for hostname \"{host}\""),
+        )
     }
 }
 
 fn addresses(inner: &Inner, key: &WaypointKey, waypoint: Option<&Waypoint>) -> Vec<Address> {
-    let Some(waypoint) = waypoint.filter(|_| inner.index.is_programmed(key)) else { return Vec::new() };
-    let ip = |ip: IpAddr| Address { r#type: "IPAddress".to_owned(), value: ip.to_string() };
-    let hostname = |host: String| Address { r#type: "Hostname".to_owned(), value: host };
+    let Some(waypoint) = waypoint.filter(|_| inner.index.is_programmed(key)) else {
+        return Vec::new();
+    };
+    let ip = |ip: IpAddr| Address {
+        r#type: "IPAddress".to_owned(),
+        value: ip.to_string(),
+    };
+    let hostname = |host: String| Address {
+        r#type: "Hostname".to_owned(),
+        value: host,
+    };
     match &waypoint.instance {
         Instance::Deployed(deployment) => vec![
             ip(deployment.vip),
-            hostname(waymark_api::host::service_host(&deployment.name, &key.namespace)),
+            hostname(waymark_api::host::service_host(
+                &deployment.name,
+                &key.namespace,
+            )),
         ],
-        Instance::External(WaypointAddress::Hostname(host)) => vec![hostname(host.as_ref().to_owned())],
+        Instance::External(WaypointAddress::Hostname(host)) => {
+            vec![hostname(host.as_ref().to_owned())]
+        }
         Instance::External(WaypointAddress::Ip(address)) => vec![ip(*address)],
     }
 }

@@ -12,3 +12,21 @@ pub mod decode;
 pub mod program;
 pub mod route;
 pub mod telemetry;
+
+mod cluster;
+mod downstream;
+mod http;
+mod listener;
+mod local;
+mod observe;
+mod originate;
+mod random;
+mod tcp;
+mod worker;
+mod workers;
+
+pub use downstream::{Downstream, NodeAccount, NodeAccountError};
+pub use listener::TerminatorTls;
+pub use observe::{About, Observer, Unobserved};
+pub use worker::Shared;
+pub use workers::Workers;

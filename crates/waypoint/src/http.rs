@@ -1,0 +1,251 @@
+//! HTTP inside a tunnel: what Envoy's connection manager does, on one connection of a client.
+
+pub(crate) mod body;
+mod exchange;
+mod failure;
+mod filters;
+mod forward;
+mod grpc_timeout;
+mod headers;
+mod local_reply;
+mod path;
+mod request;
+mod timers;
+mod upgrade;
+
+use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::sync::Notify;
+use tokio::time::sleep;
+use waymark_hbone::Tunnel;
+
+use crate::downstream::Downstream;
+use crate::local::LocalExecutor;
+use crate::program::{Chain, ChainId, HttpChain, Snapshot};
+use crate::worker::Worker;
+
+/// Frames that a client may send; larger ones cost fewer copies.
+const MAX_FRAME_BYTES: u32 = 64 * 1024;
+/// The most that HTTP/1 buffers of a request's head or body.
+const MIN_BUFFER_BYTES: usize = 16 * 1024;
+
+/// The version that a connection speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wire {
+    /// HTTP/1.
+    Http1,
+    /// HTTP/2 with prior knowledge.
+    Http2,
+}
+
+/// One client connection.
+pub(crate) struct HttpConnection {
+    pub(crate) worker: Rc<Worker>,
+    pub(crate) downstream: Downstream,
+    id: ChainId,
+    /// The chain as the last request saw it: it serves on when the configuration has it no more, and then ends.
+    chain: RefCell<Arc<Chain>>,
+    active: Cell<usize>,
+    idle_since: Cell<Instant>,
+    closing: Cell<bool>,
+    close: Notify,
+}
+
+impl HttpConnection {
+    /// The chain and the snapshot for one request.
+    fn chain(&self) -> (Arc<Chain>, Arc<Snapshot>) {
+        let snapshot = self.worker.snapshot();
+        match snapshot.chain(self.id) {
+            Some(arc) if matches!(**arc, Chain::Http(_)) => {
+                let mut mine = self.chain.borrow_mut();
+                if !Arc::ptr_eq(&mine, arc) {
+                    *mine = Arc::clone(arc);
+                }
+            }
+            Some(_) | None => self.close_after_response(),
+        }
+        (Arc::clone(&self.chain.borrow()), snapshot)
+    }
+
+    /// Ends the connection once what is open on it is answered.
+    pub(crate) fn close_after_response(&self) {
+        if !self.closing.replace(true) {
+            self.close.notify_one();
+        }
+    }
+
+    /// Resolves when the connection should end although the client has not ended it.
+    async fn due(&self, idle: Option<Duration>, max: Option<Duration>) {
+        let drain = self.worker.shared().drain.clone();
+        let idle = async {
+            let Some(idle) = idle else {
+                return std::future::pending().await;
+            };
+            loop {
+                let since = if self.active.get() > 0 {
+                    Instant::now()
+                } else {
+                    self.idle_since.get()
+                };
+                let due = since + idle;
+                if due <= Instant::now() {
+                    return;
+                }
+                tokio::time::sleep_until(due.into()).await;
+            }
+        };
+        let max = async {
+            match max {
+                Some(max) => sleep(max).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.close.notified() => {}
+            () = drain.cancelled() => {}
+            () = idle => {}
+            () = max => {}
+        }
+    }
+}
+
+/// Serves a client's connection until either side ends it. `chain` is an HTTP chain.
+pub(crate) async fn serve(
+    worker: Rc<Worker>,
+    tunnel: Tunnel,
+    downstream: Downstream,
+    id: ChainId,
+    chain: Arc<Chain>,
+    wire: Wire,
+) {
+    let connection = Rc::new(HttpConnection {
+        worker,
+        downstream,
+        id,
+        chain: RefCell::new(Arc::clone(&chain)),
+        active: Cell::new(0),
+        idle_since: Cell::new(Instant::now()),
+        closing: Cell::new(false),
+        close: Notify::new(),
+    });
+    let http = exchange::http_of(&chain);
+    let of_service = Rc::clone(&connection);
+    let service = service_fn(move |request| {
+        let connection = Rc::clone(&of_service);
+        let guard = ActiveRequest::begin(&connection);
+        async move {
+            let response = request::handle(connection, request).await;
+            drop(guard);
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let due = connection.due(http.timeouts.idle, http.timeouts.max_connection);
+    let io = TokioIo::new(tunnel);
+    let ended = match wire {
+        Wire::Http1 => {
+            let server = http1_builder(http)
+                .serve_connection(io, service)
+                .with_upgrades();
+            drive(server, due, http1::UpgradeableConnection::graceful_shutdown).await
+        }
+        Wire::Http2 => {
+            let executor = LocalExecutor(connection.worker.means.spawner.clone());
+            let server = http2_builder(http, executor).serve_connection(io, service);
+            drive(server, due, http2::Connection::graceful_shutdown).await
+        }
+    };
+    if let Err(e) = ended {
+        tracing::debug!(src.addr = %connection.downstream.remote, error = %e, "client connection ended");
+    }
+}
+
+/// Polls a connection to its end; when it is due, asks it to end once.
+async fn drive<C>(
+    server: C,
+    due: impl Future<Output = ()>,
+    graceful: impl Fn(Pin<&mut C>),
+) -> Result<(), hyper::Error>
+where
+    C: Future<Output = Result<(), hyper::Error>>,
+{
+    let mut server = pin!(server);
+    let mut due = pin!(due);
+    let mut asked = false;
+    std::future::poll_fn(|cx: &mut Context<'_>| {
+        if !asked && due.as_mut().poll(cx).is_ready() {
+            asked = true;
+            graceful(server.as_mut());
+        }
+        match server.as_mut().poll(cx) {
+            Poll::Ready(ended) => Poll::Ready(ended),
+            Poll::Pending if !asked && due.as_mut().poll(cx).is_ready() => {
+                // Decided while a request was served: the response goes out with `connection: close`.
+                asked = true;
+                graceful(server.as_mut());
+                server.as_mut().poll(cx)
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await
+}
+
+fn http1_builder(chain: &HttpChain) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .max_headers(chain.max_headers as usize)
+        .max_buf_size((chain.max_request_headers_bytes as usize).max(MIN_BUFFER_BYTES))
+        .header_read_timeout(chain.timeouts.request_headers)
+        .auto_date_header(false)
+        .pipeline_flush(true);
+    builder
+}
+
+fn http2_builder(chain: &HttpChain, executor: LocalExecutor) -> http2::Builder<LocalExecutor> {
+    let settings = &chain.http2;
+    let mut builder = http2::Builder::new(executor);
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(settings.max_concurrent_streams)
+        .initial_stream_window_size(settings.initial_stream_window_bytes)
+        .initial_connection_window_size(settings.initial_connection_window_bytes)
+        .max_frame_size(MAX_FRAME_BYTES)
+        .max_header_list_size(chain.max_request_headers_bytes)
+        .auto_date_header(false);
+    if let Some(keep_alive) = &settings.keep_alive
+        && let Some(interval) = keep_alive.interval
+    {
+        builder
+            .keep_alive_interval(interval)
+            .keep_alive_timeout(keep_alive.timeout);
+    }
+    builder
+}
+
+/// A request that is being served, for the idle timer.
+struct ActiveRequest(Rc<HttpConnection>);
+
+impl ActiveRequest {
+    fn begin(connection: &Rc<HttpConnection>) -> Self {
+        connection.active.set(connection.active.get() + 1);
+        Self(Rc::clone(connection))
+    }
+}
+
+impl Drop for ActiveRequest {
+    fn drop(&mut self) {
+        self.0.active.set(self.0.active.get() - 1);
+        self.0.idle_since.set(Instant::now());
+    }
+}

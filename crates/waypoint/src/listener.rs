@@ -1,0 +1,230 @@
+//! The HBONE terminator: TLS connections in, each of their tunnels to the chain that serves its destination.
+//!
+//! What Envoy does in `connect_terminate` and in `main_internal`'s matcher.
+
+mod sniff;
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use futures_util::future::BoxFuture;
+use http::{HeaderMap, HeaderValue};
+use tokio::net::TcpStream;
+use tokio::time::timeout_at;
+use waymark_hbone::{
+    Acceptor, Authority, Incoming, ServerSettings, ServerTls, TlsUnavailable, Tunnel,
+};
+use waymark_identity::roots::PeerNames;
+
+use crate::downstream::Downstream;
+use crate::http::{self as http_chain, Wire};
+use crate::observe::About;
+use crate::program::{
+    Chain, ChainId, Codec, HboneServer, Snapshot, SnapshotCell, SniffedProtocol, Target,
+};
+use crate::route::FormatContext;
+use crate::tcp;
+use crate::telemetry::{ResponseFlag, ResponseFlags};
+use crate::worker::Worker;
+
+/// TLS of the terminator: the certificate is the waypoint's, who is admitted is what the configuration says.
+pub struct TerminatorTls<T> {
+    tls: T,
+    snapshot: SnapshotCell,
+}
+
+impl<T: ServerTls> TerminatorTls<T> {
+    /// `tls` verifies chains; the rule about names comes from `snapshot`.
+    pub fn new(tls: T, snapshot: SnapshotCell) -> Self {
+        Self { tls, snapshot }
+    }
+}
+
+impl<T: ServerTls> ServerTls for TerminatorTls<T> {
+    fn server_config(
+        &self,
+        local: SocketAddr,
+    ) -> BoxFuture<'_, Result<Arc<rustls::ServerConfig>, TlsUnavailable>> {
+        self.tls.server_config(local)
+    }
+
+    fn admits(&self, peer: &PeerNames) -> bool {
+        let snapshot = self.snapshot.load();
+        let rule = snapshot.hbone.as_ref().map(|h| &h.peers);
+        rule.is_some_and(|rule| rule.accepts(peer.uris())) && self.tls.admits(peer)
+    }
+}
+
+/// What the terminator's HTTP/2 is set to.
+pub(crate) fn server_settings(hbone: &HboneServer) -> ServerSettings {
+    let mut settings = ServerSettings {
+        max_concurrent_streams: hbone.max_concurrent_streams,
+        ..ServerSettings::default()
+    };
+    if let Some(window) = hbone.initial_stream_window_bytes {
+        settings.http2.stream_window_bytes = window;
+    }
+    if let Some(window) = hbone.initial_connection_window_bytes {
+        settings.http2.connection_window_bytes = window;
+    }
+    if let Some(keep_alive) = &hbone.keep_alive {
+        settings.http2.ping_interval = keep_alive.interval.unwrap_or(settings.http2.ping_interval);
+        settings.http2.ping_timeout = keep_alive.timeout;
+    }
+    settings
+}
+
+/// Serves one accepted connection until it ends.
+pub(crate) async fn serve_connection(worker: Rc<Worker>, acceptor: Acceptor, tcp: TcpStream) {
+    let drain = worker.shared().drain.clone();
+    let mut connection = match acceptor.accept(tcp, &drain).await {
+        Ok(connection) => connection,
+        Err(e) => {
+            let cause = std::error::Error::source(&e).map(ToString::to_string);
+            tracing::debug!(error = %e, cause, "connection refused");
+            return;
+        }
+    };
+    while let Some(incoming) = connection.next().await {
+        let of_tunnel = Rc::clone(&worker);
+        worker.spawn("tunnel", async move {
+            Box::pin(serve_tunnel(of_tunnel, incoming)).await;
+        });
+    }
+}
+
+/// Serves one CONNECT. The answer is 200 before it is known whether anything serves the destination, as it is with Envoy:
+/// a destination that nothing serves ends the tunnel at once.
+async fn serve_tunnel(worker: Rc<Worker>, incoming: Incoming) {
+    let snapshot = worker.snapshot();
+    let unknown = SocketAddr::from(([0, 0, 0, 0], incoming.authority.port()));
+    let local = incoming.authority.as_address().unwrap_or(unknown);
+    let downstream = Downstream::new(&incoming, local, &worker.shared().node_account);
+    let target = match &incoming.authority {
+        Authority::Address(address) => snapshot.destinations.find(*address),
+        // Host names reach waypoints from other networks only, and there is no table of them.
+        Authority::Host { .. } => None,
+    };
+    let headers = answer_headers(&snapshot);
+    let Ok(mut tunnel) = incoming.accept(headers) else {
+        return;
+    };
+    let found = match target {
+        None => None,
+        Some(target) => choose(&snapshot, target, &mut tunnel).await,
+    };
+    let Some((id, sniffed)) = found else {
+        refuse(&worker, &downstream, tunnel);
+        return;
+    };
+    // The chain may have changed while the client took its time.
+    let snapshot = if sniffed.is_some() {
+        worker.snapshot()
+    } else {
+        snapshot
+    };
+    let Some(chain) = snapshot.chain(id).cloned() else {
+        refuse(&worker, &downstream, tunnel);
+        return;
+    };
+    drop(snapshot);
+    match &*chain {
+        Chain::Tcp(_) => tcp::serve(worker, tunnel, downstream, chain).await,
+        Chain::Http(http) => {
+            let wire = match (http.codec, sniffed) {
+                (Codec::Http1, _) => Some(Wire::Http1),
+                (Codec::Http2, _) => Some(Wire::Http2),
+                (Codec::Auto, Some(SniffedProtocol::Http2)) => Some(Wire::Http2),
+                (Codec::Auto, Some(_)) => Some(Wire::Http1),
+                (Codec::Auto, None) => by_preface(&mut tunnel).await,
+            };
+            if let Some(wire) = wire {
+                http_chain::serve(worker, tunnel, downstream, id, chain, wire).await;
+            }
+        }
+    }
+}
+
+/// The chain for a tunnel. Looks at its first bytes only where they decide.
+async fn choose(
+    snapshot: &Snapshot,
+    target: Target,
+    tunnel: &mut Tunnel,
+) -> Option<(ChainId, Option<SniffedProtocol>)> {
+    if let Target::Chain(id) = target {
+        return Some((id, None));
+    }
+    let sniffed = inspect(tunnel, snapshot.destinations.inspection_timeout).await;
+    target.chain_for(sniffed).map(|id| (id, Some(sniffed)))
+}
+
+/// Waits for as many bytes as tell the protocol. A client that says nothing in time is taken for one of a protocol in
+/// which the server speaks first, which Envoy cuts off instead.
+async fn inspect(tunnel: &mut Tunnel, limit: Option<Duration>) -> SniffedProtocol {
+    let deadline = limit.map(|limit| tokio::time::Instant::now() + limit);
+    loop {
+        if let Some(protocol) = sniff::protocol(tunnel.peeked()) {
+            return protocol;
+        }
+        let more = match deadline {
+            None => tunnel.peek_more().await,
+            Some(deadline) => match timeout_at(deadline, tunnel.peek_more()).await {
+                Ok(more) => more,
+                Err(_) => return SniffedProtocol::Other,
+            },
+        };
+        if !matches!(more, Ok(true)) {
+            return SniffedProtocol::Other;
+        }
+    }
+}
+
+/// HTTP/2 when the preface comes, else HTTP/1. `None` when nothing comes at all.
+async fn by_preface(tunnel: &mut Tunnel) -> Option<Wire> {
+    loop {
+        let seen = tunnel.peeked();
+        if seen.len() >= sniff::PREFACE.len() || !sniff::PREFACE.starts_with(seen) {
+            let http2 = seen.starts_with(sniff::PREFACE);
+            return Some(if http2 { Wire::Http2 } else { Wire::Http1 });
+        }
+        match tunnel.peek_more().await {
+            Ok(true) => {}
+            Ok(false) if tunnel.peeked().is_empty() => return None,
+            Ok(false) => return Some(Wire::Http1),
+            Err(_) => return None,
+        }
+    }
+}
+
+/// Ends a tunnel that nothing serves.
+fn refuse(worker: &Worker, downstream: &Downstream, mut tunnel: Tunnel) {
+    let context = FormatContext {
+        start: Some(SystemTime::now()),
+        duration: Some(Instant::now().elapsed()),
+        flags: ResponseFlags::from(ResponseFlag::NR),
+        response_code_details: Some("filter_chain_not_found"),
+        downstream_local: Some(downstream.local),
+        downstream_remote: Some(downstream.remote),
+        peer_principal: downstream.principal.as_ref().map(|p| p.as_str()),
+        local_principal: Some(worker.local_principal()),
+        ..FormatContext::default()
+    };
+    let about = About {
+        downstream,
+        cluster: None,
+        endpoint: None,
+        grpc_status: None,
+    };
+    worker.observer().tunnel_refused(&context, &about);
+    tunnel.finish();
+}
+
+fn answer_headers(snapshot: &Snapshot) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    let name = snapshot.hbone.as_ref().map(|h| h.server_name.clone());
+    let name = name.unwrap_or_else(|| HeaderValue::from_static("istio-envoy"));
+    headers.insert(http::header::SERVER, name);
+    headers
+}

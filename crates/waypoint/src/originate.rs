@@ -1,0 +1,311 @@
+//! Connections to endpoints: a tunnel over the shared HBONE connection to the endpoint's node, or plain TCP.
+//!
+//! What Envoy does in `connect_originate`, as a function call.
+
+use std::cell::RefCell;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use waymark_hbone::{
+    Authority, ByteStream, ClientTls, ConnectError, Drain, ExpectedPeer, Pool, PoolKey,
+    PoolSettings, ReadState, Tunnel,
+};
+use waymark_identity::SpiffeId;
+use waymark_rt::ConnectOptions;
+
+use crate::program::{Endpoint, EndpointKind, TunnelClient};
+
+/// A connection to an endpoint.
+#[derive(Debug)]
+pub(crate) enum Upstream {
+    /// Through a tunnel.
+    Tunnel(Tunnel),
+    /// In plain.
+    Tcp(TcpStream),
+}
+
+/// Why there is no connection to an endpoint.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum DialError {
+    /// TCP, TLS, HTTP/2 and CONNECT together took longer than the cluster's connect timeout.
+    #[error("connection timeout")]
+    Timeout,
+    /// Something on the way refused. The text is for the operator.
+    #[error("{0}")]
+    Failed(Arc<str>),
+    /// The destination's node denies it (401, 403): another attempt would be denied too.
+    #[error("denied: CONNECT answered {0}")]
+    Denied(StatusCode),
+}
+
+/// One worker's way to endpoints.
+pub(crate) struct Originator {
+    tls: Arc<dyn ClientTls>,
+    source: SpiffeId,
+    bind: Option<IpAddr>,
+    drain: Drain,
+    current: RefCell<Option<Current>>,
+    /// Pools of earlier settings, until their last tunnel has ended.
+    retired: RefCell<Vec<Pool>>,
+}
+
+#[derive(Clone)]
+struct Current {
+    settings: Arc<TunnelClient>,
+    expected: ExpectedPeer,
+    pool: Pool,
+}
+
+impl Originator {
+    /// Tunnels as `source`, dialled from `bind`.
+    pub(crate) fn new(tls: Arc<dyn ClientTls>, source: SpiffeId, bind: Option<IpAddr>) -> Self {
+        Self {
+            tls,
+            source,
+            bind,
+            drain: Drain::new(),
+            current: RefCell::default(),
+            retired: RefCell::default(),
+        }
+    }
+
+    /// Connects to an endpoint within `limit`.
+    pub(crate) async fn dial(
+        &self,
+        tunnel: Option<&Arc<TunnelClient>>,
+        endpoint: &Endpoint,
+        limit: Duration,
+    ) -> Result<Upstream, DialError> {
+        match endpoint.kind {
+            EndpointKind::Plain(address) => self.dial_plain(address, limit).await,
+            EndpointKind::Tunnel { local, via } => {
+                let Some(settings) = tunnel else {
+                    return Err(DialError::Failed(
+                        "no connect_originate was received".into(),
+                    ));
+                };
+                let current = self.current(settings);
+                let destination = via.unwrap_or_else(|| SocketAddr::new(local.ip(), settings.port));
+                let key = PoolKey {
+                    source: self.source.clone(),
+                    expected: current.expected,
+                    destination,
+                    bind: self.bind.filter(|ip| ip.is_ipv4() == destination.is_ipv4()),
+                };
+                let authority = Authority::from(local);
+                let connected = timeout(
+                    limit,
+                    current.pool.connect(&key, &authority, HeaderMap::new()),
+                )
+                .await;
+                match connected {
+                    Ok(Ok(connected)) => Ok(Upstream::Tunnel(connected.tunnel)),
+                    Ok(Err(e)) => Err(e.into()),
+                    Err(_) => Err(DialError::Timeout),
+                }
+            }
+        }
+    }
+
+    /// Lets go of connections to nodes that `keep` refuses, and of pools that nobody uses any more.
+    pub(crate) fn retain(&self, mut keep: impl FnMut(SocketAddr) -> bool) {
+        if let Some(current) = &*self.current.borrow() {
+            current.pool.retain(|key| keep(key.destination));
+        }
+        self.retired
+            .borrow_mut()
+            .retain(|pool| pool.stats().streams_active.load(Ordering::Relaxed) > 0);
+    }
+
+    async fn dial_plain(
+        &self,
+        address: SocketAddr,
+        limit: Duration,
+    ) -> Result<Upstream, DialError> {
+        let options = ConnectOptions {
+            source: self.bind.filter(|ip| ip.is_ipv4() == address.is_ipv4()),
+            timeout: limit,
+            ..ConnectOptions::default()
+        };
+        match waymark_rt::connect(address, &options).await {
+            Ok(tcp) => Ok(Upstream::Tcp(tcp)),
+            Err(waymark_rt::ConnectError::Timeout { .. }) => Err(DialError::Timeout),
+            Err(
+                e @ (waymark_rt::ConnectError::Bind { .. } | waymark_rt::ConnectError::Io { .. }),
+            ) => Err(DialError::Failed(chain_text(&e))),
+        }
+    }
+
+    fn current(&self, settings: &Arc<TunnelClient>) -> Current {
+        let mut current = self.current.borrow_mut();
+        if let Some(current) = &*current
+            && (Arc::ptr_eq(&current.settings, settings) || current.settings == *settings)
+        {
+            return current.clone();
+        }
+        let rule = Arc::clone(settings);
+        let fresh = Current {
+            settings: Arc::clone(settings),
+            expected: ExpectedPeer::Rule(waymark_hbone::PeerRule::new(move |uri| {
+                rule.peers.accepts([uri])
+            })),
+            pool: Pool::new(Arc::clone(&self.tls), pool_settings(settings), &self.drain),
+        };
+        if let Some(old) = current.replace(fresh.clone()) {
+            old.pool.retain(|_| false);
+            self.retired.borrow_mut().push(old.pool);
+        }
+        fresh
+    }
+}
+
+fn pool_settings(tunnel: &TunnelClient) -> PoolSettings {
+    let mut settings = PoolSettings {
+        connect_timeout: tunnel.connect_timeout,
+        idle_timeout: tunnel.idle_timeout.unwrap_or(Duration::from_secs(3600)),
+        ..PoolSettings::default()
+    };
+    if let Some(window) = tunnel.initial_stream_window_bytes {
+        settings.http2.stream_window_bytes = window;
+    }
+    if let Some(window) = tunnel.initial_connection_window_bytes {
+        settings.http2.connection_window_bytes = window;
+    }
+    if let Some(keep_alive) = &tunnel.keep_alive {
+        settings.http2.ping_interval = keep_alive.interval.unwrap_or(settings.http2.ping_interval);
+        settings.http2.ping_timeout = keep_alive.timeout;
+    }
+    settings
+}
+
+impl From<ConnectError> for DialError {
+    fn from(e: ConnectError) -> Self {
+        match e {
+            ConnectError::Timeout { .. } | ConnectError::ResponseTimeout => Self::Timeout,
+            ConnectError::Status(status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)) => {
+                Self::Denied(status)
+            }
+            ConnectError::Tcp { .. }
+            | ConnectError::Certificate(_)
+            | ConnectError::Tls { .. }
+            | ConnectError::PeerIdentity { .. }
+            | ConnectError::Http2 { .. }
+            | ConnectError::NoStreams { .. }
+            | ConnectError::Status(_)
+            | ConnectError::Reset(_)
+            | ConnectError::Broken { .. }
+            | ConnectError::Draining => Self::Failed(chain_text(&e)),
+        }
+    }
+}
+
+/// An error with its causes.
+fn chain_text(e: &dyn std::error::Error) -> Arc<str> {
+    let mut text = e.to_string();
+    let mut cause = e.source();
+    while let Some(e) = cause {
+        text.push_str(": ");
+        text.push_str(&e.to_string());
+        cause = e.source();
+    }
+    text.into()
+}
+
+impl AsyncRead for Upstream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tunnel(tunnel) => Pin::new(tunnel).poll_read(cx, buf),
+            Self::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Upstream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tunnel(tunnel) => Pin::new(tunnel).poll_write(cx, buf),
+            Self::Tcp(tcp) => Pin::new(tcp).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tunnel(tunnel) => Pin::new(tunnel).poll_write_vectored(cx, bufs),
+            Self::Tcp(tcp) => Pin::new(tcp).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tunnel(tunnel) => Pin::new(tunnel).poll_flush(cx),
+            Self::Tcp(tcp) => Pin::new(tcp).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tunnel(tunnel) => Pin::new(tunnel).poll_shutdown(cx),
+            Self::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),
+        }
+    }
+}
+
+impl ByteStream for Upstream {
+    fn poll_take(
+        &mut self,
+        cx: &mut Context<'_>,
+        state: &mut ReadState,
+    ) -> Poll<io::Result<Option<Bytes>>> {
+        match self {
+            Self::Tunnel(tunnel) => tunnel.poll_take(cx, state),
+            Self::Tcp(tcp) => tcp.poll_take(cx, state),
+        }
+    }
+
+    fn taken(&mut self, bytes: usize) {
+        match self {
+            Self::Tunnel(tunnel) => tunnel.taken(bytes),
+            Self::Tcp(tcp) => tcp.taken(bytes),
+        }
+    }
+
+    fn poll_put(&mut self, cx: &mut Context<'_>, bytes: &mut Bytes) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Tunnel(tunnel) => tunnel.poll_put(cx, bytes),
+            Self::Tcp(tcp) => tcp.poll_put(cx, bytes),
+        }
+    }
+
+    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tunnel(tunnel) => tunnel.poll_finish(cx),
+            Self::Tcp(tcp) => tcp.poll_finish(cx),
+        }
+    }
+}

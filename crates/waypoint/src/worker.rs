@@ -1,0 +1,139 @@
+//! A worker: one thread, its event loop, and everything that requests on it need, shared with no other thread.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, Cache};
+use tokio::sync::Notify;
+use waymark_hbone::{ClientTls, Drain};
+use waymark_identity::SpiffeId;
+use waymark_rt::Tasks;
+
+use crate::cluster::{Clusters, Means};
+use crate::downstream::NodeAccount;
+use crate::observe::Observer;
+use crate::originate::Originator;
+use crate::program::{Snapshot, SnapshotCell};
+use crate::random::Random;
+
+/// What all workers of a waypoint share.
+pub struct Shared {
+    /// The configuration.
+    pub snapshot: SnapshotCell,
+    /// Who the waypoint is.
+    pub identity: SpiffeId,
+    /// The address that tunnels to endpoints are dialled from.
+    pub bind: Option<std::net::IpAddr>,
+    /// Whose certificate tunnels to endpoints show.
+    pub client_tls: Arc<dyn ClientTls>,
+    /// Whose word about a client's principal is believed.
+    pub node_account: NodeAccount,
+    /// Takes note of what happens.
+    pub observer: Arc<dyn Observer>,
+    /// When to finish.
+    pub drain: Drain,
+}
+
+/// One worker.
+pub(crate) struct Worker {
+    shared: Arc<Shared>,
+    snapshot: RefCell<Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>>,
+    pub(crate) clusters: Clusters,
+    pub(crate) means: Means,
+    pub(crate) random: Random,
+    serving: Cell<usize>,
+    served: Notify,
+    _tasks: Tasks,
+}
+
+impl Worker {
+    /// A worker of the current thread, which has to be in a `LocalSet`.
+    pub(crate) fn new(shared: Arc<Shared>) -> Rc<Self> {
+        let tasks = Tasks::new();
+        let originator = Originator::new(
+            Arc::clone(&shared.client_tls),
+            shared.identity.clone(),
+            shared.bind,
+        );
+        Rc::new(Self {
+            snapshot: RefCell::new(Cache::new(Arc::clone(&shared.snapshot))),
+            clusters: Clusters::default(),
+            means: Means {
+                originator: Rc::new(originator),
+                spawner: tasks.spawner(),
+            },
+            random: Random::from_system(),
+            serving: Cell::new(0),
+            served: Notify::new(),
+            _tasks: tasks,
+            shared,
+        })
+    }
+
+    /// The configuration now. Taken once a request, so that everything in it agrees.
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(self.snapshot.borrow_mut().load())
+    }
+
+    /// What all workers share.
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// The waypoint's identity as text.
+    pub(crate) fn local_principal(&self) -> &str {
+        self.shared.identity.as_str()
+    }
+
+    /// Who takes note.
+    pub(crate) fn observer(&self) -> &dyn Observer {
+        &*self.shared.observer
+    }
+
+    /// Starts a task that serves a client; the drain waits for it.
+    pub(crate) fn spawn(
+        self: &Rc<Self>,
+        name: &'static str,
+        task: impl Future<Output = ()> + 'static,
+    ) {
+        let serving = Serving::begin(self);
+        self.means.spawner.spawn_local(name, async move {
+            task.await;
+            drop(serving);
+        });
+    }
+
+    /// Resolves when no client's connection or tunnel is served any more.
+    pub(crate) async fn finished(&self) {
+        while self.serving.get() > 0 {
+            self.served.notified().await;
+        }
+    }
+
+    /// Follows the configuration where no request does: idle connections, endpoints and clusters that are gone.
+    pub(crate) fn sweep(&self) {
+        let nodes = self.clusters.sweep(&self.snapshot(), &self.random);
+        self.means.originator.retain(|node| nodes.contains(&node));
+    }
+}
+
+/// Counts a client that is served.
+struct Serving(Weak<Worker>);
+
+impl Serving {
+    fn begin(worker: &Rc<Worker>) -> Self {
+        worker.serving.set(worker.serving.get() + 1);
+        Self(Rc::downgrade(worker))
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        if let Some(worker) = self.0.upgrade() {
+            worker.serving.set(worker.serving.get() - 1);
+            worker.served.notify_one();
+        }
+    }
+}

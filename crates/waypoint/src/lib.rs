@@ -18,7 +18,6 @@ mod downstream;
 mod http;
 mod listener;
 mod local;
-mod observe;
 mod originate;
 mod random;
 mod tcp;
@@ -27,6 +26,5 @@ mod workers;
 
 pub use downstream::{Downstream, NodeAccount, NodeAccountError};
 pub use listener::TerminatorTls;
-pub use observe::{About, Observer, Unobserved};
 pub use worker::Shared;
 pub use workers::Workers;

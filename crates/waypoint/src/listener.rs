@@ -14,19 +14,18 @@ use http::{HeaderMap, HeaderValue};
 use tokio::net::TcpStream;
 use tokio::time::timeout_at;
 use waymark_hbone::{
-    Acceptor, Authority, Incoming, ServerSettings, ServerTls, TlsUnavailable, Tunnel,
+    AcceptError, Acceptor, Authority, Incoming, ServerSettings, ServerTls, TlsUnavailable, Tunnel,
 };
 use waymark_identity::roots::PeerNames;
 
 use crate::downstream::Downstream;
 use crate::http::{self as http_chain, Wire};
-use crate::observe::About;
 use crate::program::{
     Chain, ChainId, Codec, HboneServer, Snapshot, SnapshotCell, SniffedProtocol, Target,
 };
 use crate::route::FormatContext;
 use crate::tcp;
-use crate::telemetry::{ResponseFlag, ResponseFlags};
+use crate::telemetry::{ResponseFlag, ResponseFlags, ServerStats};
 use crate::worker::Worker;
 
 /// TLS of the terminator: the certificate is the waypoint's, who is admitted is what the configuration says.
@@ -79,26 +78,46 @@ pub(crate) fn server_settings(hbone: &HboneServer) -> ServerSettings {
 /// Serves one accepted connection until it ends.
 pub(crate) async fn serve_connection(worker: Rc<Worker>, acceptor: Acceptor, tcp: TcpStream) {
     let drain = worker.shared().drain.clone();
-    let mut connection = match acceptor.accept(tcp, &drain).await {
-        Ok(connection) => connection,
+    let stats = Arc::clone(&worker.telemetry().server);
+    let stats = &stats.tunnels;
+    stats.downstream_cx_total.inc();
+    stats.downstream_cx_active.inc();
+    match acceptor.accept(tcp, &drain).await {
+        Ok(mut connection) => {
+            stats.ssl_handshake.inc();
+            while let Some(incoming) = connection.next().await {
+                let of_tunnel = Rc::clone(&worker);
+                worker.spawn("tunnel", async move {
+                    Box::pin(serve_tunnel(of_tunnel, incoming)).await;
+                });
+            }
+        }
         Err(e) => {
+            match &e {
+                AcceptError::Tls(_) => {
+                    stats.ssl_connection_error.inc();
+                    stats.ssl_fail_verify_error.inc();
+                }
+                AcceptError::Peer(_) => stats.ssl_fail_verify_san.inc(),
+                AcceptError::TooManyConnections
+                | AcceptError::Timeout
+                | AcceptError::Certificate(_)
+                | AcceptError::Http2(_)
+                | AcceptError::Socket(_) => {}
+            }
             let cause = std::error::Error::source(&e).map(ToString::to_string);
             tracing::debug!(error = %e, cause, "connection refused");
-            return;
         }
-    };
-    while let Some(incoming) = connection.next().await {
-        let of_tunnel = Rc::clone(&worker);
-        worker.spawn("tunnel", async move {
-            Box::pin(serve_tunnel(of_tunnel, incoming)).await;
-        });
     }
+    stats.downstream_cx_active.dec();
+    stats.downstream_cx_destroy.inc();
 }
 
 /// Serves one CONNECT. The answer is 200 before it is known whether anything serves the destination, as it is with Envoy:
 /// a destination that nothing serves ends the tunnel at once.
 async fn serve_tunnel(worker: Rc<Worker>, incoming: Incoming) {
     let snapshot = worker.snapshot();
+    let active = ActiveTunnel::begin(&worker);
     let unknown = SocketAddr::from(([0, 0, 0, 0], incoming.authority.port()));
     let local = incoming.authority.as_address().unwrap_or(unknown);
     let downstream = Downstream::new(&incoming, local, &worker.shared().node_account);
@@ -145,6 +164,7 @@ async fn serve_tunnel(worker: Rc<Worker>, incoming: Incoming) {
             }
         }
     }
+    drop(active);
 }
 
 /// The chain for a tunnel. Looks at its first bytes only where they decide.
@@ -211,13 +231,9 @@ fn refuse(worker: &Worker, downstream: &Downstream, mut tunnel: Tunnel) {
         local_principal: Some(worker.local_principal()),
         ..FormatContext::default()
     };
-    let about = About {
-        downstream,
-        cluster: None,
-        endpoint: None,
-        grpc_status: None,
-    };
-    worker.observer().tunnel_refused(&context, &about);
+    let telemetry = worker.telemetry();
+    telemetry.server.tunnels.no_filter_chain_match.inc();
+    telemetry.log(&worker.snapshot().destinations.access_logs, &context);
     tunnel.finish();
 }
 
@@ -227,4 +243,22 @@ fn answer_headers(snapshot: &Snapshot) -> HeaderMap {
     let name = name.unwrap_or_else(|| HeaderValue::from_static("istio-envoy"));
     headers.insert(http::header::SERVER, name);
     headers
+}
+
+/// Counts a tunnel for as long as it is served.
+struct ActiveTunnel(Arc<ServerStats>);
+
+impl ActiveTunnel {
+    fn begin(worker: &Worker) -> Self {
+        let stats = Arc::clone(&worker.telemetry().server);
+        stats.tunnels.downstream_rq_total.inc();
+        stats.tunnels.downstream_rq_active.inc();
+        Self(stats)
+    }
+}
+
+impl Drop for ActiveTunnel {
+    fn drop(&mut self) {
+        self.0.tunnels.downstream_rq_active.dec();
+    }
 }

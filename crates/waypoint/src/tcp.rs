@@ -11,11 +11,10 @@ use waymark_hbone::{CopyCounters, Tunnel, copy_bidirectional};
 
 use crate::cluster::ClusterRuntime;
 use crate::downstream::Downstream;
-use crate::observe::About;
 use crate::originate::{DialError, Upstream};
 use crate::program::{Chain, Cluster, Endpoint, EndpointKind, TcpChain};
 use crate::route::FormatContext;
-use crate::telemetry::{ResponseFlag, ResponseFlags};
+use crate::telemetry::{Facts, ResponseFlag, ResponseFlags};
 use crate::worker::Worker;
 
 /// Serves one tunnel by a TCP chain.
@@ -41,11 +40,10 @@ pub(crate) async fn serve(
         endpoint: None,
         counters: CopyCounters::default(),
     };
-    worker.observer().tcp_opened(tcp, &session.about());
     session.run(tunnel).await;
     worker
-        .observer()
-        .tcp_closed(tcp, &session.context(), &session.about());
+        .telemetry()
+        .tcp_closed(tcp, &session.context(), &session.facts());
 }
 
 struct Session<'a> {
@@ -90,6 +88,9 @@ impl Session<'_> {
         else {
             return;
         };
+        self.worker
+            .telemetry()
+            .tcp_opened(self.tcp, &self.context(), &self.facts());
         let _open = Open::begin(&config, &endpoint);
         let (idle, duration) = (self.tcp.idle_timeout, self.tcp.max_duration);
         let counters = &self.counters;
@@ -182,11 +183,10 @@ impl Session<'_> {
         }
     }
 
-    fn about(&self) -> About<'_> {
-        About {
-            downstream: self.downstream,
-            cluster: self.cluster.as_ref(),
-            endpoint: self.endpoint.as_ref(),
+    fn facts(&self) -> Facts<'_> {
+        Facts {
+            cluster: self.cluster.as_deref(),
+            endpoint: self.endpoint.as_deref(),
             grpc_status: None,
         }
     }

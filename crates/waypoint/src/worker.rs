@@ -13,10 +13,10 @@ use waymark_rt::Tasks;
 
 use crate::cluster::{Clusters, Means};
 use crate::downstream::NodeAccount;
-use crate::observe::Observer;
 use crate::originate::Originator;
 use crate::program::{Snapshot, SnapshotCell};
 use crate::random::Random;
+use crate::telemetry::Telemetry;
 
 /// What all workers of a waypoint share.
 pub struct Shared {
@@ -31,7 +31,7 @@ pub struct Shared {
     /// Whose word about a client's principal is believed.
     pub node_account: NodeAccount,
     /// Takes note of what happens.
-    pub observer: Arc<dyn Observer>,
+    pub telemetry: Arc<Telemetry>,
     /// When to finish.
     pub drain: Drain,
 }
@@ -87,9 +87,9 @@ impl Worker {
         self.shared.identity.as_str()
     }
 
-    /// Who takes note.
-    pub(crate) fn observer(&self) -> &dyn Observer {
-        &*self.shared.observer
+    /// What takes note.
+    pub(crate) fn telemetry(&self) -> &Telemetry {
+        &self.shared.telemetry
     }
 
     /// Starts a task that serves a client; the drain waits for it.

@@ -135,7 +135,7 @@ pub(crate) struct Http2Lease {
 /// Why a request that had a connection got no response.
 pub(crate) enum SendError {
     /// Nothing of it was sent: the connection closed just then. Another connection will do.
-    NotSent(Request<UpstreamBody>),
+    NotSent(Box<Request<UpstreamBody>>),
     /// hyper's reason.
     Failed(hyper::Error),
 }
@@ -422,7 +422,7 @@ impl Acquired {
             }
         };
         sent.map_err(|mut e| match e.take_message() {
-            Some(request) => SendError::NotSent(request),
+            Some(request) => SendError::NotSent(Box::new(request)),
             None => SendError::Failed(e.into_error()),
         })
     }

@@ -10,10 +10,9 @@ use http::{HeaderMap, Method, StatusCode};
 use super::HttpConnection;
 use super::body::{BodyEnd, RequestBody};
 use super::headers::GRPC_STATUS;
-use crate::observe::About;
 use crate::program::{Chain, Cluster, Endpoint, HttpChain};
 use crate::route::{FormatContext, RequestHead};
-use crate::telemetry::{ResponseFlag, ResponseFlags};
+use crate::telemetry::{self, ResponseFlag, ResponseFlags};
 
 /// A request's head, as it goes on.
 #[derive(Debug)]
@@ -169,16 +168,13 @@ impl Facts {
             response_trailers: trailers,
             ..self.context()
         };
-        let about = About {
-            downstream: &self.connection.downstream,
-            cluster: self.cluster.as_ref(),
-            endpoint: self.endpoint.as_ref(),
+        let about = telemetry::Facts {
+            cluster: self.cluster.as_deref(),
+            endpoint: self.endpoint.as_deref(),
             grpc_status: in_trailers.or(self.grpc_status),
         };
-        self.connection
-            .worker
-            .observer()
-            .request(self.http(), &context, &about);
+        let worker = &self.connection.worker;
+        worker.telemetry().request(self.http(), &context, &about);
     }
 }
 

@@ -429,7 +429,7 @@ impl Forwarding<'_> {
                 Ok(response) => return Ok((response, acquired)),
                 Err(SendError::NotSent(unsent)) if stale < MAX_STALE => {
                     stale += 1;
-                    request = unsent;
+                    request = *unsent;
                 }
                 Err(SendError::NotSent(_)) => return Err(Failure::Closed),
                 Err(SendError::Failed(e)) => return Err(Failure::of_sent(&e, body.is_broken())),

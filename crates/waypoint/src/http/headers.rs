@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::time::SystemTime;
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, DATE, HOST, SERVER, TE, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, DATE, HOST, SERVER, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -150,17 +150,6 @@ pub(super) fn finish_response(headers: &mut HeaderMap, chain: &HttpChain) {
     }
 }
 
-/// Whether a request is gRPC: then local replies are gRPC as well. gRPC-Web is not.
-pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
-    let Some(value) = headers.get(CONTENT_TYPE) else {
-        return false;
-    };
-    match value.as_bytes().strip_prefix(b"application/grpc") {
-        Some(rest) => matches!(rest.first(), None | Some(b'+' | b';')),
-        None => false,
-    }
-}
-
 /// Whether the headers say that no body follows although the method may have one.
 pub(super) fn needs_zero_length(method: &http::Method, headers: &HeaderMap) -> bool {
     let may_have_body = matches!(
@@ -284,20 +273,6 @@ mod tests {
             assert_eq!(upgrade(&map(headers)), want, "{headers:?}");
         }
         assert!(nominates_host(&map(&[("connection", "close, Host")])));
-    }
-
-    #[test]
-    fn grpc_is_told_by_its_content_type() {
-        for (value, want) in [
-            ("application/grpc", true),
-            ("application/grpc+proto", true),
-            ("application/grpc;x", true),
-            ("application/grpc-web", false),
-            ("application/json", false),
-        ] {
-            assert_eq!(is_grpc(&map(&[("content-type", value)])), want, "{value}");
-        }
-        assert!(!is_grpc(&HeaderMap::new()));
     }
 
     #[test]

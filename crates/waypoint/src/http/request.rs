@@ -18,14 +18,14 @@ use super::exchange::{Exchange, Facts, Head, grpc_status, http_of};
 use super::filters::{self, Memory};
 use super::forward::{Forwarded, Forwarding, InFlight, UpstreamAnswer, response_edits};
 use super::headers::{
-    self, DECORATOR, SERVICE_TIME, Upgrade, finish_response, is_grpc, nominates_host,
-    prepare_request, remove_hop_by_hop,
+    self, DECORATOR, SERVICE_TIME, Upgrade, finish_response, nominates_host, prepare_request,
+    remove_hop_by_hop,
 };
 use super::local_reply::LocalReply;
 use super::path::{Normalized, normalize};
 use super::upgrade;
 use crate::program::{Chain, HttpChain, Underscores};
-use crate::route::{Action, DirectResponse, Forward, HeaderOps, Redirect, Route};
+use crate::route::{Action, DirectResponse, Forward, HeaderOps, Redirect, Route, is_grpc};
 use crate::telemetry::ResponseFlags;
 
 /// Serves one request.
@@ -217,19 +217,20 @@ fn begin(connection: &Rc<HttpConnection>, chain: &Arc<Chain>, parts: Parts) -> E
         (None, None) => String::new(),
     };
     remove_hop_by_hop(&mut headers);
+    let head = Head {
+        method,
+        path: uri.path_and_query().map_or("/", |p| p.as_str()).to_owned(),
+        authority,
+        headers,
+        original_path: None,
+    };
     Exchange::new(Facts {
         connection: Rc::clone(connection),
         chain: Arc::clone(chain),
         started: Instant::now(),
         started_wall: SystemTime::now(),
-        grpc: is_grpc(&headers),
-        head: Head {
-            method,
-            path: uri.path_and_query().map_or("/", |p| p.as_str()).to_owned(),
-            authority,
-            headers,
-            original_path: None,
-        },
+        grpc: is_grpc(&head.as_request()),
+        head,
         protocol: match version {
             Version::HTTP_2 => "HTTP/2",
             Version::HTTP_10 => "HTTP/1.0",

@@ -13,6 +13,7 @@ mod resource;
 mod resource_map;
 mod resource_set;
 pub mod server;
+mod subscription;
 
 pub use client::{AdsClient, Handler, NackReason, Rejection, Subscriptions, Update};
 pub use node_id::{NodeId, NodeIdError, NodeKind};

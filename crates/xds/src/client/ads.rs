@@ -7,6 +7,7 @@ use waymark_proto::envoy::google::rpc::Status;
 
 use super::subscriptions::{Subscriptions, Wanted};
 use crate::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource};
+use crate::subscription::is_by_name;
 
 /// What resources are for.
 pub trait Handler {
@@ -230,7 +231,7 @@ impl AdsClient {
                 continue;
             }
             let request = match &state.asked {
-                None => match first_request(wanted, &mut state.held) {
+                None => match first_request(type_url, wanted, &mut state.held) {
                     Some(request) => request,
                     None => continue,
                 },
@@ -247,10 +248,12 @@ impl AdsClient {
 
 /// `None` when there is nothing to ask: an empty first subscription would mean everything.
 fn first_request(
+    type_url: &str,
     wanted: &Wanted,
     held: &mut BTreeMap<String, String>,
 ) -> Option<DeltaDiscoveryRequest> {
     let names = match wanted {
+        Wanted::All if is_by_name(type_url) => vec!["*".to_owned()],
         Wanted::All => Vec::new(),
         Wanted::Names(names) => {
             held.retain(|name, _| names.contains(name));

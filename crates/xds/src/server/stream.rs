@@ -10,6 +10,7 @@ use super::type_state::{Removals, Response, TypeState, TypeStatus};
 use crate::discovery::DeltaDiscoveryRequest;
 use crate::resource_map::ResourceMap;
 use crate::resource_set::ResourceSet;
+use crate::subscription::is_by_name;
 
 /// One client's stream: requests and snapshots go in, responses come out.
 ///
@@ -124,7 +125,7 @@ impl ServerStream {
         self.touched.insert(key.clone());
         let handled = match self.types.get_mut(&key) {
             None => {
-                let by_name = BY_NAME.contains(&request.type_url.as_str());
+                let by_name = is_by_name(&request.type_url);
                 let state = TypeState::first(
                     request.resource_names_subscribe,
                     &request.resource_names_unsubscribe,
@@ -282,14 +283,6 @@ impl TypeKey {
 fn snapshot(set: &ResourceSet, type_url: &str) -> ResourceMap {
     set.get(type_url).cloned().unwrap_or_default()
 }
-
-/// Types of which an empty subscription means nothing.
-const BY_NAME: [&str; 4] = [
-    type_url::ENDPOINT,
-    type_url::ROUTE,
-    type_url::SECRET,
-    type_url::EXTENSION_CONFIG,
-];
 
 /// A client has about ten types.
 const MAX_TYPES: usize = 64;

@@ -70,9 +70,14 @@ pub(super) struct TypeState {
     known: BTreeMap<String, Known>,
     /// Names that are answered whatever the client has: it has just asked for them.
     asked: BTreeSet<String>,
+    /// Names that the client may have though it is not known to: it has ended its subscription to them with a response on its
+    /// way, or asked for everything again. Should it want everything, those that are gone are told.
+    residue: BTreeSet<String>,
     /// An answer is due even if there is nothing to say.
     answer_due: bool,
     in_flight: bool,
+    /// The last response was refused, so that something older than the snapshot is in use.
+    refused: bool,
     /// The snapshot with which nothing was left to send.
     settled: Option<ResourceMap>,
     pub(super) status: TypeStatus,
@@ -143,8 +148,10 @@ impl TypeState {
             base: ResourceMap::new(),
             known,
             asked: BTreeSet::new(),
+            residue: BTreeSet::new(),
             answer_due: true,
             in_flight: false,
+            refused: false,
             settled: None,
             status: TypeStatus::default(),
         }
@@ -156,6 +163,10 @@ impl TypeState {
             return;
         }
         self.settled = None;
+        if !unsubscribe.is_empty() {
+            // What was refused may be what is no longer wanted.
+            self.refused = false;
+        }
         for name in subscribe {
             if name != "*" {
                 self.names.insert(name.clone());
@@ -164,8 +175,7 @@ impl TypeState {
             }
             if self.wildcard {
                 // Asked for all once more, it wants all once more.
-                self.base = ResourceMap::new();
-                self.known.clear();
+                self.forget_all();
             }
             self.wildcard = true;
             self.answer_due = true;
@@ -180,6 +190,9 @@ impl TypeState {
                     self.asked.insert(name);
                 } else {
                     self.known.remove(&name);
+                    if self.in_flight {
+                        self.residue.insert(name);
+                    }
                 }
             }
         }
@@ -206,7 +219,7 @@ impl TypeState {
 
     /// Whether the client may not be where the snapshot wants it: something is pending, not acknowledged or refused.
     pub(super) fn is_unsettled(&self, snapshot: &ResourceMap) -> bool {
-        self.in_flight || self.status.last_error.is_some() || !self.pending(snapshot).is_empty()
+        self.in_flight || self.refused || !self.pending(snapshot).is_empty()
     }
 
     /// What the client lacks.
@@ -231,6 +244,16 @@ impl TypeState {
                 Some(resource) => pending.resources.push(resource.clone()),
                 None => pending.not_found.push(name.clone()),
             }
+        }
+        if self.wildcard {
+            let is_left = |name: &&String| {
+                snapshot.get(name).is_none()
+                    && self.version(name).is_none()
+                    && !self.asked.contains(*name)
+            };
+            pending
+                .not_found
+                .extend(self.residue.iter().filter(is_left).cloned());
         }
         pending
     }
@@ -262,6 +285,7 @@ impl TypeState {
         if self.wildcard {
             self.base = snapshot.clone();
             self.known.clear();
+            self.residue.clear();
             for (name, resource) in held {
                 match resource {
                     Some(resource) => self.base.insert(resource),
@@ -298,6 +322,11 @@ impl TypeState {
     /// The client has answered the response in flight.
     pub(super) fn answered(&mut self, error: Option<String>) {
         self.in_flight = false;
+        self.refused = error.is_some();
+        if !self.wildcard {
+            // It was read by a client that did not want them.
+            self.residue.clear();
+        }
         match error {
             None => {
                 self.status.nonce_acked.clone_from(&self.status.nonce_sent);
@@ -336,16 +365,28 @@ impl TypeState {
         if !std::mem::replace(&mut self.wildcard, false) {
             return;
         }
+        let mut kept = BTreeMap::new();
         for name in &self.names {
-            if let Some(resource) = self.base.get(name) {
-                self.known
-                    .entry(name.clone())
-                    .or_insert_with(|| Known::Version(resource.version().to_owned()));
+            if let Some(known) = self.known.get(name) {
+                kept.insert(name.clone(), known.clone());
+            } else if let Some(resource) = self.base.get(name) {
+                kept.insert(name.clone(), Known::Version(resource.version().to_owned()));
             }
         }
-        self.known.retain(|name, _| self.names.contains(name));
+        self.forget_all();
+        self.known = kept;
+        if !self.in_flight {
+            self.residue.clear();
+        }
         self.asked.retain(|name| self.names.contains(name));
-        self.base = ResourceMap::new();
+    }
+
+    fn forget_all(&mut self) {
+        let base = std::mem::take(&mut self.base);
+        self.residue
+            .extend(base.iter().map(|resource| resource.name().to_owned()));
+        self.residue
+            .extend(std::mem::take(&mut self.known).into_keys());
     }
 
     /// The difference to what the client was brought to.

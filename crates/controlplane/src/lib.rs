@@ -7,6 +7,7 @@
 
 pub mod ca;
 pub mod core;
+pub mod debug;
 pub mod deploy;
 pub mod distribution;
 pub mod facts;

@@ -94,7 +94,7 @@ impl Admin {
             Gauge {
                 name: "waymark_capture_addresses",
                 help: "addresses that connections are captured at",
-                value: count(self.readiness.captured()),
+                value: count(self.readiness.captured().len()),
             },
             Gauge {
                 name: "waymark_capture_obstacles",

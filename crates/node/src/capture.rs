@@ -6,6 +6,7 @@
 pub mod listeners;
 pub mod wanted;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -52,6 +53,6 @@ pub trait Capture {
     fn obstacles(&self) -> Vec<String>;
     /// Whether everything that the state asked for so far has been tried.
     fn is_settled(&self) -> bool;
-    /// Addresses that are captured now.
-    fn captured(&self) -> usize;
+    /// Addresses that are captured now, and what connections there are.
+    fn captured(&self) -> BTreeMap<SocketAddr, Entry>;
 }

@@ -2,10 +2,11 @@
 //!
 //! Spec: hbone-and-l4.md 17.4.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::capture::Capture;
+use crate::capture::{Capture, Entry};
 
 /// What start-up waits for, and what stands in the way of capture.
 #[derive(Clone)]
@@ -57,7 +58,7 @@ impl Readiness {
     }
 
     /// Addresses that are captured now.
-    pub fn captured(&self) -> usize {
+    pub fn captured(&self) -> BTreeMap<SocketAddr, Entry> {
         self.shared.capture.captured()
     }
 

@@ -3,6 +3,7 @@
 //! Spec: hbone-and-l4.md 17.3, cli-and-admin.md 5 and 10. Lists are sorted, so that two dumps can be compared.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use base64::Engine;
@@ -12,6 +13,7 @@ use waymark_identity::credentials::CertInfo;
 use waymark_identity::store::{CertState, CertStatus, rfc3339};
 
 use super::Admin;
+use crate::capture::Entry;
 use crate::policy::{Match, Policy, PolicyAction, PolicyScope, StringMatch};
 use crate::state::Store;
 use crate::state::model::{
@@ -34,7 +36,7 @@ pub(super) fn render(admin: &Admin) -> Value {
         .map(|(key, members)| (key.to_string(), endpoints(members, None)))
         .collect();
     json!({
-        "captureObstacles": admin.readiness.obstacles(),
+        "capture": capture(admin),
         "certificates": admin.certificates.store().status().iter().map(certificate).collect::<Vec<_>>(),
         "config": *admin.config,
         "policies": policies.into_iter().map(|p| policy(p)).collect::<Vec<_>>(),
@@ -45,6 +47,20 @@ pub(super) fn render(admin: &Admin) -> Value {
         "workloadState": workload_state(admin, &store),
         "workloads": workloads.into_iter().map(|w| workload(w)).collect::<Vec<_>>(),
     })
+}
+
+/// Where connections are taken, and what stands in the way elsewhere.
+fn capture(admin: &Admin) -> Value {
+    let entry = |(address, entry): (SocketAddr, Entry)| {
+        let entry = match entry {
+            Entry::Outbound => "outbound",
+            Entry::InboundPlain => "inboundPlain",
+            Entry::InboundHbone => "inboundHbone",
+        };
+        (address.to_string(), entry.into())
+    };
+    let addresses: Map<String, Value> = admin.readiness.captured().into_iter().map(entry).collect();
+    json!({"addresses": addresses, "obstacles": admin.readiness.obstacles()})
 }
 
 /// An object of the fields that are there.

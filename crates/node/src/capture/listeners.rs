@@ -31,7 +31,7 @@ pub struct Listeners {
 
 #[derive(Debug, Default)]
 struct Status {
-    open: usize,
+    open: BTreeMap<SocketAddr, Entry>,
     settled: bool,
     obstacles: BTreeMap<SocketAddr, String>,
 }
@@ -75,8 +75,8 @@ impl Capture for Listeners {
         self.status().settled
     }
 
-    fn captured(&self) -> usize {
-        self.status().open
+    fn captured(&self) -> BTreeMap<SocketAddr, Entry> {
+        self.status().open.clone()
     }
 }
 
@@ -112,9 +112,7 @@ impl Set {
     async fn follow(mut self, state: StateHandle) {
         let mut feed = state.feed();
         let everything = everything(&state.load());
-        if everything.services.is_empty() && everything.workloads.is_empty() {
-            self.tell(false);
-        } else {
+        if !everything.services.is_empty() || !everything.workloads.is_empty() {
             self.update(&state, everything);
         }
         loop {
@@ -164,7 +162,7 @@ impl Set {
         for address in changed {
             self.bring_in_line(address);
         }
-        self.tell(true);
+        self.settle();
     }
 
     fn set_wanted(
@@ -212,7 +210,7 @@ impl Set {
         // HBONE before plain text before a service, should an address ever be several things.
         let Some(wanted) = slot.wanted.keys().next_back().copied() else {
             self.points.remove(&address);
-            self.set_obstacle(address, None);
+            self.set_standing(address, None);
             debug!(%address, "capture ended");
             return;
         };
@@ -229,7 +227,7 @@ impl Set {
     fn open(&mut self, address: SocketAddr, entry: Entry, pause: Duration) {
         let standing = match self.listen(address, entry) {
             Ok(close) => {
-                if self.set_obstacle(address, None) {
+                if self.set_standing(address, Some(Ok(entry))) {
                     info!(%address, "capture works now");
                 }
                 Standing::Open {
@@ -239,7 +237,7 @@ impl Set {
             }
             Err(error) => {
                 let text = chain(&error);
-                if self.set_obstacle(address, Some(text.clone())) {
+                if self.set_standing(address, Some(Err(text.clone()))) {
                     debug!(%address, error = %text, "still cannot capture");
                 } else {
                     error!(%address, error = %text, hint = error.hint(), "cannot capture");
@@ -286,7 +284,6 @@ impl Set {
         for (address, entry, pause) in due {
             self.open(address, entry, (pause * 2).min(RETRY_MAX));
         }
-        self.tell(true);
     }
 
     fn next_retry(&self) -> Option<Instant> {
@@ -297,19 +294,26 @@ impl Set {
         times.min()
     }
 
-    /// Says whether there was one before.
-    fn set_obstacle(&self, address: SocketAddr, obstacle: Option<String>) -> bool {
+    /// Says how an address stands, and whether there was an obstacle before.
+    fn set_standing(&self, address: SocketAddr, standing: Option<Result<Entry, String>>) -> bool {
         let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
-        match obstacle {
-            Some(text) => status.obstacles.insert(address, text).is_some(),
-            None => status.obstacles.remove(&address).is_some(),
+        status.open.remove(&address);
+        let obstacle = status.obstacles.remove(&address);
+        match standing {
+            Some(Ok(entry)) => {
+                status.open.insert(address, entry);
+            }
+            Some(Err(text)) => {
+                status.obstacles.insert(address, text);
+            }
+            None => {}
         }
+        obstacle.is_some()
     }
 
-    fn tell(&self, settled: bool) {
-        let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
-        status.settled |= settled;
-        status.open = self.points.len() - status.obstacles.len().min(self.points.len());
+    /// Everything that is wanted has been tried.
+    fn settle(&self) {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner).settled = true;
     }
 }
 

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::workers::Worker;
 
@@ -45,6 +46,8 @@ pub struct Captured {
 pub trait Intake: Send + Sync + 'static {
     /// Serves a connection; called on `worker`'s thread, must not block.
     fn take(&self, worker: &Arc<Worker>, captured: Captured);
+    /// Held by whoever may still have connections to hand over.
+    fn hold(&self) -> TaskTrackerToken;
 }
 
 /// A way of capturing: keeps what is captured in line with the state until it is dropped.

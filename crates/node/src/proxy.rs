@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::debug;
 use waymark_hbone::{Acceptor, Drain, Pool, PoolSettings, ServerSettings};
 use waymark_rt::{ConnectOptions, Shutdown};
@@ -106,6 +107,10 @@ impl Proxy {
 }
 
 impl Intake for Proxy {
+    fn hold(&self) -> TaskTrackerToken {
+        self.shared.open.token()
+    }
+
     fn take(&self, accepted_by: &Arc<Worker>, captured: Captured) {
         let worker = Arc::clone(least_busy(&self.shared.workers, accepted_by));
         let proxy = self.clone();

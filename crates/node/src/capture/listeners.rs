@@ -313,7 +313,10 @@ impl Set {
 
     /// Everything that is wanted has been tried.
     fn settle(&self) {
-        self.status.lock().unwrap_or_else(PoisonError::into_inner).settled = true;
+        self.status
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .settled = true;
     }
 }
 
@@ -348,6 +351,7 @@ struct Accepting {
 
 impl Accepting {
     async fn run(self, socket: std::net::TcpListener) {
+        let _hold = self.intake.hold();
         let mut listener = match Listener::from_std(socket) {
             Ok(listener) => listener,
             Err(error) => {
@@ -356,23 +360,25 @@ impl Accepting {
             }
         };
         let destination = listener.local_addr();
-        loop {
+        // What was queued when the address was released is still taken (as far as that goes on only for so long): the
+        // clients were told that they are connected.
+        let mut queued = usize::from(ListenOptions::default().backlog);
+        while queued > 0 {
             let (stream, peer) = tokio::select! {
                 biased;
-                () = self.released.cancelled() => break,
                 accepted = listener.accept() => accepted,
+                () = self.released.cancelled() => break,
             };
+            queued -= usize::from(self.released.is_cancelled());
             let released = self.released.clone();
-            self.intake.take(
-                &self.worker,
-                Captured {
-                    stream,
-                    peer,
-                    destination,
-                    entry: self.entry,
-                    released,
-                },
-            );
+            let captured = Captured {
+                stream,
+                peer,
+                destination,
+                entry: self.entry,
+                released,
+            };
+            self.intake.take(&self.worker, captured);
         }
     }
 }

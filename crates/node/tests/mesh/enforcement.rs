@@ -17,13 +17,22 @@ async fn bound(enforcement: Enforcement) -> (Mesh, Waypoint) {
     let (vip, reviews) = (net.at(1, 80), net.at(20, 9080));
     waypoint.route(vip, reviews);
     waypoint.route(reviews, reviews);
-    let replica = Workload { native_tunnel: true, ..pod("wp", net.ip(30)) };
+    let replica = Workload {
+        native_tunnel: true,
+        ..pod("wp", net.ip(30))
+    };
     mesh.apply([
         replica.serving("wp", &[(15008, 15008)]).into(),
         service("wp", None, &[(15008, 15008)]).into(),
         pod("productpage", net.ip(10)).into(),
-        pod("reviews", net.ip(20)).serving("reviews", &[(80, 9080)]).extended(apart(net.ip(120), &[9080])).into(),
-        service("reviews", Some(net.ip(1)), &[(80, 9080)]).behind("wp").enforcing(enforcement).into(),
+        pod("reviews", net.ip(20))
+            .serving("reviews", &[(80, 9080)])
+            .extended(apart(net.ip(120), &[9080]))
+            .into(),
+        service("reviews", Some(net.ip(1)), &[(80, 9080)])
+            .behind("wp")
+            .enforcing(enforcement)
+            .into(),
     ]);
     mesh.captured(net.at(20, 9080)).await;
     mesh.captured(net.at(20, 15008)).await;
@@ -31,7 +40,12 @@ async fn bound(enforcement: Enforcement) -> (Mesh, Waypoint) {
 }
 
 fn seen(authority: String, principal: &str, mesh: &Mesh) -> Seen {
-    Seen { authority, principal: Some(principal.to_owned()), peer: Some(node_id()), peer_ip: mesh.net.ip(250) }
+    Seen {
+        authority,
+        principal: Some(principal.to_owned()),
+        peer: Some(node_id()),
+        peer_ip: mesh.net.ip(250),
+    }
 }
 
 #[tokio::test]
@@ -43,48 +57,100 @@ async fn plain_text_takes_the_way_that_the_label_says() {
     ] {
         let (mesh, waypoint) = bound(label).await;
         let net = mesh.net;
-        assert_eq!(ask(net.ip(200), net.at(20, 9080), "x").await, format!("reviews {} x", net.ip(30)), "{label:?}");
-        let authority = authority.map(|(last, port)| net.at(last, port).to_string()).unwrap();
-        assert_eq!(waypoint.take_seen(), [seen(authority, "none", &mesh)], "{label:?}");
+        assert_eq!(
+            ask(net.ip(200), net.at(20, 9080), "x").await,
+            format!("reviews {} x", net.ip(30)),
+            "{label:?}"
+        );
+        let authority = authority
+            .map(|(last, port)| net.at(last, port).to_string())
+            .unwrap();
+        assert_eq!(
+            waypoint.take_seen(),
+            [seen(authority, "none", &mesh)],
+            "{label:?}"
+        );
     }
     let (mesh, waypoint) = bound(Enforcement::Require).await;
     let net = mesh.net;
     assert_eq!(ask(net.ip(200), net.at(20, 9080), "x").await, "");
     assert_eq!(waypoint.take_seen(), []);
-    assert!(mesh.metric("waymark_enforcement_total", &["action=\"refused\"", "reviews.default"]) >= 1);
+    assert!(
+        mesh.metric(
+            "waymark_enforcement_total",
+            &["action=\"refused\"", "reviews.default"]
+        ) >= 1
+    );
 
     let (mesh, waypoint) = bound(Enforcement::Off).await;
     let net = mesh.net;
-    assert_eq!(ask(net.ip(200), net.at(20, 9080), "x").await, format!("reviews {} x", net.ip(200)));
+    assert_eq!(
+        ask(net.ip(200), net.at(20, 9080), "x").await,
+        format!("reviews {} x", net.ip(200))
+    );
     assert_eq!(waypoint.take_seen(), []);
-    assert!(mesh.metric("waymark_enforcement_total", &["action=\"off\"", "reviews.default"]) >= 1);
+    assert!(
+        mesh.metric(
+            "waymark_enforcement_total",
+            &["action=\"off\"", "reviews.default"]
+        ) >= 1
+    );
 }
 
 #[tokio::test]
 async fn hbone_that_skips_the_waypoint_is_treated_alike_and_keeps_its_principal() {
     let principal = id("productpage").to_string();
-    for (label, authority) in [(Enforcement::Hairpin, (20, 9080)), (Enforcement::Service, (1, 80))] {
+    for (label, authority) in [
+        (Enforcement::Hairpin, (20, 9080)),
+        (Enforcement::Service, (1, 80)),
+    ] {
         let (mesh, waypoint) = bound(label).await;
         let net = mesh.net;
         let direct = net.at(20, 9080).to_string();
-        let answer = mesh.peer("productpage").ask(net.ip(20), net.ip(10), &direct, "x").await.unwrap();
+        let answer = mesh
+            .peer("productpage")
+            .ask(net.ip(20), net.ip(10), &direct, "x")
+            .await
+            .unwrap();
         assert_eq!(answer, format!("reviews {} x", net.ip(30)), "{label:?}");
         let authority = net.at(authority.0, authority.1).to_string();
-        assert_eq!(waypoint.take_seen(), [seen(authority, &principal, &mesh)], "{label:?}");
-        let action = if label == Enforcement::Service { "action=\"service\"" } else { "action=\"hairpin\"" };
-        assert_eq!(mesh.metric("waymark_enforcement_total", &[action, "mutual_tls", "reviews.default"]), 1);
+        assert_eq!(
+            waypoint.take_seen(),
+            [seen(authority, &principal, &mesh)],
+            "{label:?}"
+        );
+        let action = if label == Enforcement::Service {
+            "action=\"service\""
+        } else {
+            "action=\"hairpin\""
+        };
+        assert_eq!(
+            mesh.metric(
+                "waymark_enforcement_total",
+                &[action, "mutual_tls", "reviews.default"]
+            ),
+            1
+        );
     }
     let (mesh, _) = bound(Enforcement::Require).await;
     let net = mesh.net;
     let direct = net.at(20, 9080).to_string();
-    match mesh.peer("productpage").connect(net.ip(20), net.ip(10), &direct).await {
+    match mesh
+        .peer("productpage")
+        .connect(net.ip(20), net.ip(10), &direct)
+        .await
+    {
         Err(ConnectError::Status(status)) => assert_eq!(status.as_u16(), 401),
         other => panic!("{:?}", other.err()),
     }
     let (mesh, waypoint) = bound(Enforcement::Off).await;
     let net = mesh.net;
     let direct = net.at(20, 9080).to_string();
-    let answer = mesh.peer("productpage").ask(net.ip(20), net.ip(10), &direct, "x").await.unwrap();
+    let answer = mesh
+        .peer("productpage")
+        .ask(net.ip(20), net.ip(10), &direct, "x")
+        .await
+        .unwrap();
     assert_eq!(answer, format!("reviews {} x", net.ip(10)));
     assert_eq!(waypoint.take_seen(), []);
 }
@@ -93,9 +159,15 @@ async fn hbone_that_skips_the_waypoint_is_treated_alike_and_keeps_its_principal(
 async fn a_pod_of_the_mesh_that_addresses_the_bound_pod_is_sent_round() {
     let (mesh, waypoint) = bound(Enforcement::Hairpin).await;
     let net = mesh.net;
-    assert_eq!(ask(net.ip(10), net.at(20, 9080), "x").await, format!("reviews {} x", net.ip(30)));
+    assert_eq!(
+        ask(net.ip(10), net.at(20, 9080), "x").await,
+        format!("reviews {} x", net.ip(30))
+    );
     let principal = id("productpage").to_string();
-    assert_eq!(waypoint.take_seen(), [seen(net.at(20, 9080).to_string(), &principal, &mesh)]);
+    assert_eq!(
+        waypoint.take_seen(),
+        [seen(net.at(20, 9080).to_string(), &principal, &mesh)]
+    );
 }
 
 #[tokio::test]
@@ -107,21 +179,39 @@ async fn a_workload_bound_waypoint_is_taken_by_the_client_already() {
         .serving("reviews", &[(80, 9080)])
         .extended(apart(net.ip(120), &[9080]))
         .into()]);
-    assert_eq!(ask(net.ip(10), net.at(20, 9080), "x").await, format!("reviews {} x", net.ip(30)));
+    assert_eq!(
+        ask(net.ip(10), net.at(20, 9080), "x").await,
+        format!("reviews {} x", net.ip(30))
+    );
     let seen = waypoint.take_seen();
     assert_eq!(seen.len(), 1);
-    assert_eq!((seen[0].peer.clone(), seen[0].principal.clone()), (Some(id("productpage")), None));
+    assert_eq!(
+        (seen[0].peer.clone(), seen[0].principal.clone()),
+        (Some(id("productpage")), None)
+    );
 }
 
 #[tokio::test]
 async fn probes_pass() {
     let (mesh, waypoint) = bound(Enforcement::Require).await;
     let net = mesh.net;
-    let probed = WorkloadExtension { probe_ports: vec![9080], ..apart(net.ip(120), &[9080]) };
-    mesh.apply([pod("reviews", net.ip(20)).serving("reviews", &[(80, 9080)]).extended(probed).into()]);
-    assert_eq!(ask(net.ip(200), net.at(20, 9080), "x").await, format!("reviews {} x", net.ip(200)));
+    let probed = WorkloadExtension {
+        probe_ports: vec![9080],
+        ..apart(net.ip(120), &[9080])
+    };
+    mesh.apply([pod("reviews", net.ip(20))
+        .serving("reviews", &[(80, 9080)])
+        .extended(probed)
+        .into()]);
+    assert_eq!(
+        ask(net.ip(200), net.at(20, 9080), "x").await,
+        format!("reviews {} x", net.ip(200))
+    );
     assert_eq!(waypoint.take_seen(), []);
-    assert_eq!(mesh.metric("waymark_enforcement_total", &["action=\"probe\""]), 1);
+    assert_eq!(
+        mesh.metric("waymark_enforcement_total", &["action=\"probe\""]),
+        1
+    );
 }
 
 #[tokio::test]
@@ -130,7 +220,11 @@ async fn without_its_waypoint_a_bound_pod_is_not_reached() {
     let net = mesh.net;
     mesh.remove(&crate::harness::uid("wp"));
     assert_eq!(ask(net.ip(200), net.at(20, 9080), "x").await, "");
-    match mesh.peer("productpage").connect(net.ip(20), net.ip(10), &net.at(20, 9080).to_string()).await {
+    match mesh
+        .peer("productpage")
+        .connect(net.ip(20), net.ip(10), &net.at(20, 9080).to_string())
+        .await
+    {
         Err(ConnectError::Status(status)) => assert_eq!(status.as_u16(), 503),
         other => panic!("{:?}", other.err()),
     }

@@ -14,8 +14,8 @@ use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use waymark_hbone::{
-    Acceptor, Authority, ConnectError, Connected, CopyCounters, Drain, ExpectedPeer, Incoming, Pool, PoolKey,
-    PoolSettings, ServeAs, ServerSettings, Tunnel, copy_bidirectional,
+    Acceptor, Authority, ConnectError, Connected, CopyCounters, Drain, ExpectedPeer, Incoming,
+    Pool, PoolKey, PoolSettings, ServeAs, ServerSettings, Tunnel, copy_bidirectional,
 };
 use waymark_identity::{
     Ca, CertHandle, CertStore, PeerPolicy, SpiffeId, StoreOptions, TrustDomain,
@@ -31,8 +31,8 @@ use waymark_node::workers::Workers;
 use waymark_proto::extension::{Enforcement, ServiceExtension, WorkloadExtension};
 use waymark_proto::security::Authorization;
 use waymark_proto::workload::{
-    Address, Extension, GatewayAddress, NamespacedHostname, NetworkAddress, Port, PortList, Service, TunnelProtocol,
-    Workload, address, gateway_address,
+    Address, Extension, GatewayAddress, NamespacedHostname, NetworkAddress, Port, PortList,
+    Service, TunnelProtocol, Workload, address, gateway_address,
 };
 use waymark_rt::{Shutdown, SystemClock, Tasks};
 
@@ -40,7 +40,10 @@ pub(crate) const NODE: &str = "node-1";
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Polls until `condition` gives something.
-pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut condition: impl FnMut() -> F) -> T {
+pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
+    what: &str,
+    mut condition: impl FnMut() -> F,
+) -> T {
     let poll = async {
         loop {
             if let Some(value) = condition().await {
@@ -49,7 +52,9 @@ pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, poll).await.unwrap_or_else(|_| panic!("not within {PATIENCE:?}: {what}"))
+    tokio::time::timeout(PATIENCE, poll)
+        .await
+        .unwrap_or_else(|_| panic!("not within {PATIENCE:?}: {what}"))
 }
 
 /// Addresses that no other test has: 127.B.C.0/24.
@@ -64,7 +69,10 @@ impl Net {
         static B: OnceLock<u8> = OnceLock::new();
         static NEXT: AtomicU8 = AtomicU8::new(0);
         let b = *B.get_or_init(|| rand::random_range(100..240));
-        Self { b, c: NEXT.fetch_add(1, Ordering::Relaxed) }
+        Self {
+            b,
+            c: NEXT.fetch_add(1, Ordering::Relaxed),
+        }
     }
 
     pub(crate) fn ip(self, last: u8) -> IpAddr {
@@ -77,11 +85,15 @@ impl Net {
 }
 
 pub(crate) fn id(account: &str) -> SpiffeId {
-    format!("spiffe://cluster.local/ns/default/sa/{account}").parse().unwrap()
+    format!("spiffe://cluster.local/ns/default/sa/{account}")
+        .parse()
+        .unwrap()
 }
 
 pub(crate) fn node_id() -> SpiffeId {
-    "spiffe://cluster.local/ns/istio-system/sa/waymark-node".parse().unwrap()
+    "spiffe://cluster.local/ns/istio-system/sa/waymark-node"
+        .parse()
+        .unwrap()
 }
 
 pub(crate) fn ca() -> Arc<Ca> {
@@ -139,8 +151,11 @@ pub(crate) fn uid(name: &str) -> String {
 }
 
 pub(crate) fn service(name: &str, vip: Option<IpAddr>, list: &[(u16, u16)]) -> Service {
-    let network_address =
-        |ip| NetworkAddress { network: String::new(), address: octets(ip), length: None };
+    let network_address = |ip| NetworkAddress {
+        network: String::new(),
+        address: octets(ip),
+        length: None,
+    };
     Service {
         name: name.into(),
         namespace: "default".into(),
@@ -159,7 +174,10 @@ pub(crate) trait WorkloadExt {
 
 impl WorkloadExt for Workload {
     fn serving(mut self, service: &str, list: &[(u16, u16)]) -> Self {
-        self.services.insert(format!("default/{}", hostname(service)), PortList { ports: ports(list) });
+        self.services.insert(
+            format!("default/{}", hostname(service)),
+            PortList { ports: ports(list) },
+        );
         self
     }
 
@@ -186,15 +204,23 @@ impl ServiceExt for Service {
     }
 
     fn enforcing(mut self, enforcement: Enforcement) -> Self {
-        let extension = ServiceExtension { enforcement: enforcement.into() };
+        let extension = ServiceExtension {
+            enforcement: enforcement.into(),
+        };
         self.extensions = vec![packed("waymark.dev/service", &extension)];
         self
     }
 }
 
 fn packed<M: prost::Name>(name: &str, message: &M) -> Extension {
-    let config = prost_types::Any { type_url: M::type_url(), value: message.encode_to_vec() };
-    Extension { name: name.into(), config: Some(config) }
+    let config = prost_types::Any {
+        type_url: M::type_url(),
+        value: message.encode_to_vec(),
+    };
+    Extension {
+        name: name.into(),
+        config: Some(config),
+    }
 }
 
 /// An application address beside the pod's, and declared ports.
@@ -212,14 +238,26 @@ pub(crate) struct Resource(pub(crate) String, pub(crate) Vec<u8>);
 impl From<Workload> for Resource {
     fn from(workload: Workload) -> Self {
         let name = workload.uid.clone();
-        Self(name, Address { r#type: Some(address::Type::Workload(workload)) }.encode_to_vec())
+        Self(
+            name,
+            Address {
+                r#type: Some(address::Type::Workload(workload)),
+            }
+            .encode_to_vec(),
+        )
     }
 }
 
 impl From<Service> for Resource {
     fn from(service: Service) -> Self {
         let name = format!("{}/{}", service.namespace, service.hostname);
-        Self(name, Address { r#type: Some(address::Type::Service(service)) }.encode_to_vec())
+        Self(
+            name,
+            Address {
+                r#type: Some(address::Type::Service(service)),
+            }
+            .encode_to_vec(),
+        )
     }
 }
 
@@ -242,7 +280,10 @@ impl Mesh {
     pub(crate) fn start() -> Self {
         let net = Net::new();
         let ca = ca();
-        let state = StateHandle::new(Placement { node: Some(NODE.into()), network: "".into() });
+        let state = StateHandle::new(Placement {
+            node: Some(NODE.into()),
+            network: "".into(),
+        });
         let store = CertStore::new(Arc::clone(&ca) as _, StoreOptions::default());
         let certificates = Certificates::new(store, state.clone(), node_id());
         let telemetry = Arc::new(Telemetry::default());
@@ -286,7 +327,9 @@ impl Mesh {
 
     pub(crate) fn apply(&self, resources: impl IntoIterator<Item = Resource>) {
         let resources: Vec<_> = resources.into_iter().collect();
-        let bodies = resources.iter().map(|Resource(name, body)| (name.as_str(), body.as_slice()));
+        let bodies = resources
+            .iter()
+            .map(|Resource(name, body)| (name.as_str(), body.as_slice()));
         let (_, refused) = resources::apply(&self.state, ResourceType::Address, bodies, []);
         assert!(refused.is_empty(), "{refused:?}");
     }
@@ -341,17 +384,22 @@ impl Mesh {
             identity: id(account),
             pool: Pool::new(handle.clone(), PoolSettings::default(), &Drain::new()),
         };
-        let acceptor =
-            Acceptor::new(ServeAs::new(handle, PeerPolicy::trust_domain(TrustDomain::default())), ServerSettings::default());
+        let acceptor = Acceptor::new(
+            ServeAs::new(handle, PeerPolicy::trust_domain(TrustDomain::default())),
+            ServerSettings::default(),
+        );
         let listener = TcpListener::bind((ip, 15008)).await.unwrap();
         let connections = self.tasks.spawner();
         let relay = waypoint.clone();
         self.tasks.spawn("waypoint", async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                let (acceptor, relay, streams) = (acceptor.clone(), relay.clone(), connections.clone());
+                let (acceptor, relay, streams) =
+                    (acceptor.clone(), relay.clone(), connections.clone());
                 connections.spawn("waypoint connection", async move {
-                    let Ok(mut connection) = acceptor.accept(stream, &Drain::new()).await else { return };
+                    let Ok(mut connection) = acceptor.accept(stream, &Drain::new()).await else {
+                        return;
+                    };
                     while let Some(incoming) = connection.next().await {
                         streams.spawn("waypoint stream", relay.clone().relay(incoming));
                     }
@@ -374,8 +422,12 @@ impl Mesh {
     /// The sum of the samples of a metric whose line has all these parts.
     pub(crate) fn metric(&self, name: &str, parts: &[&str]) -> u64 {
         let text = self.metrics();
-        let lines = text.lines().filter(|line| line.starts_with(name) && parts.iter().all(|part| line.contains(part)));
-        lines.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
+        let lines = text
+            .lines()
+            .filter(|line| line.starts_with(name) && parts.iter().all(|part| line.contains(part)));
+        lines
+            .map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap())
+            .sum()
     }
 }
 
@@ -401,7 +453,10 @@ pub(crate) struct Waypoint {
 impl Waypoint {
     /// Sends what is addressed to `authority` to a pod's port.
     pub(crate) fn route(&self, authority: SocketAddr, pod: SocketAddr) {
-        self.routes.lock().unwrap().insert(authority.to_string(), pod);
+        self.routes
+            .lock()
+            .unwrap()
+            .insert(authority.to_string(), pod);
     }
 
     pub(crate) fn take_seen(&self) -> Vec<Seen> {
@@ -426,7 +481,11 @@ impl Waypoint {
             destination: SocketAddr::new(pod.ip(), 15008),
             bind: Some(self.ip),
         };
-        match self.pool.connect(&key, &Authority::from(pod), HeaderMap::new()).await {
+        match self
+            .pool
+            .connect(&key, &Authority::from(pod), HeaderMap::new())
+            .await
+        {
             Ok(Connected { mut tunnel, .. }) => {
                 let mut near = incoming.accept(HeaderMap::new()).unwrap();
                 copy_bidirectional(&mut near, &mut tunnel, &CopyCounters::default()).await;
@@ -445,23 +504,40 @@ pub(crate) struct Peer {
 impl Peer {
     pub(crate) fn new(ca: &Ca, identity: &SpiffeId) -> Self {
         let handle = CertHandle::fixed(ca.credentials_for(identity, None).unwrap());
-        Self { identity: identity.clone(), pool: Pool::new(handle, PoolSettings::default(), &Drain::new()) }
+        Self {
+            identity: identity.clone(),
+            pool: Pool::new(handle, PoolSettings::default(), &Drain::new()),
+        }
     }
 
     /// Opens a tunnel by way of `pod`'s 15008.
-    pub(crate) async fn connect(&self, pod: IpAddr, from: IpAddr, authority: &str) -> Result<Tunnel, ConnectError> {
+    pub(crate) async fn connect(
+        &self,
+        pod: IpAddr,
+        from: IpAddr,
+        authority: &str,
+    ) -> Result<Tunnel, ConnectError> {
         let key = PoolKey {
             source: self.identity.clone(),
             expected: ExpectedPeer::TrustDomains(Arc::new([TrustDomain::default()])),
             destination: SocketAddr::new(pod, 15008),
             bind: Some(from),
         };
-        let connected = self.pool.connect(&key, &authority.parse().unwrap(), HeaderMap::new()).await?;
+        let connected = self
+            .pool
+            .connect(&key, &authority.parse().unwrap(), HeaderMap::new())
+            .await?;
         Ok(connected.tunnel)
     }
 
     /// Asks as [`ask`] does.
-    pub(crate) async fn ask(&self, pod: IpAddr, from: IpAddr, authority: &str, text: &str) -> Result<String, ConnectError> {
+    pub(crate) async fn ask(
+        &self,
+        pod: IpAddr,
+        from: IpAddr,
+        authority: &str,
+        text: &str,
+    ) -> Result<String, ConnectError> {
         let mut tunnel = self.connect(pod, from, authority).await?;
         Ok(converse(&mut tunnel, text).await.unwrap())
     }
@@ -481,7 +557,10 @@ pub(crate) async fn ask(from: IpAddr, to: SocketAddr, text: &str) -> String {
     converse(&mut stream, text).await.unwrap_or_default()
 }
 
-pub(crate) async fn converse(stream: &mut (impl AsyncReadExt + AsyncWriteExt + Unpin), text: &str) -> io::Result<String> {
+pub(crate) async fn converse(
+    stream: &mut (impl AsyncReadExt + AsyncWriteExt + Unpin),
+    text: &str,
+) -> io::Result<String> {
     let talk = async {
         stream.write_all(text.as_bytes()).await?;
         stream.shutdown().await?;

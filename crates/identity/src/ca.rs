@@ -487,7 +487,7 @@ fn self_signed(trust_domain: &TrustDomain, now: SystemTime) -> Result<NewRoot, r
     })
 }
 
-/// 127 random bits below a set one: 16 bytes, positive, never zero.
+/// 16 random bytes, but for the first two bits: positive, never zero, and always of the same length.
 fn random_serial() -> SerialNumber {
     let mut bytes: [u8; 16] = rand::random();
     bytes[0] = bytes[0] & 0x7f | 0x40;

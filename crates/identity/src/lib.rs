@@ -11,6 +11,7 @@ pub mod credentials;
 pub mod csr;
 pub mod grpc;
 pub mod roots;
+pub mod serving;
 pub mod spiffe;
 pub mod store;
 pub mod tls;
@@ -20,6 +21,7 @@ pub use client::{BearerToken, CaClient, CaClientOptions};
 pub use credentials::{CertInfo, Credentials};
 pub use csr::Csr;
 pub use roots::Roots;
+pub use serving::keep_serving;
 pub use spiffe::{ServiceAccountRef, SpiffeError, SpiffeId, TrustDomain};
 pub use store::{
     CertHandle, CertSource, CertState, CertStatus, CertStore, FetchError, StoreOptions,

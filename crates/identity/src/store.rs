@@ -292,27 +292,27 @@ impl Renewal {
         self.sleep_until(retry_at).await;
     }
 
-    /// Waits for a time of the calendar, which may be set or stand still while the machine sleeps.
     async fn sleep_until(&self, until: SystemTime) {
-        let asked = self.handle.renewal_asked();
-        tokio::pin!(asked);
-        loop {
-            let Ok(left) = until.duration_since(self.shared.options.clock.wall()) else {
-                return;
-            };
-            if left.is_zero() {
-                return;
-            }
-            tokio::select! {
-                () = &mut asked => return,
-                () = tokio::time::sleep(left.min(LOOK_AT_CLOCK)) => {}
-            }
+        tokio::select! {
+            biased;
+            () = self.handle.renewal_asked() => {}
+            () = sleep_until_wall(&*self.shared.options.clock, until) => {}
         }
     }
 }
 
+/// Waits for a time of the calendar, which may be set, or stand still while the machine sleeps.
+pub(crate) async fn sleep_until_wall(clock: &dyn Clock, until: SystemTime) {
+    while let Ok(left) = until.duration_since(clock.wall()) {
+        if left.is_zero() {
+            return;
+        }
+        tokio::time::sleep(left.min(LOOK_AT_CLOCK)).await;
+    }
+}
+
 /// Half of what is left, up to a tenth earlier by chance, so that certificates made together are not renewed together.
-fn renew_after(left: Duration) -> Duration {
+pub(crate) fn renew_after(left: Duration) -> Duration {
     (left / 2)
         .mul_f64(rand::random_range(0.9..=1.0))
         .max(RENEW_AT_MOST_EVERY)

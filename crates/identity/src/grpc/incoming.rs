@@ -22,7 +22,7 @@ use crate::tls::peer_identities;
 
 /// A stream of connections for `serve_with_incoming`. Ends when the drain begins.
 ///
-/// Handshakes run beside each other, at most 256 at once (further connections wait in the backlog), each for at most 10 s,
+/// Handshakes run beside each other, at most 1,024 at once (further connections wait in the backlog), each for at most 10 s,
 /// so that a client that is slow or says nothing delays nobody. One that fails is logged at debug level and dropped.
 #[derive(Debug)]
 pub struct Incoming {
@@ -228,7 +228,7 @@ impl AsyncWrite for Connection {
 }
 
 /// Handshakes under way.
-const HANDSHAKES: usize = 256;
+const HANDSHAKES: usize = 1024;
 /// Spec: ours; ztunnel has no limit of its own.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections that wait for the server to take them.

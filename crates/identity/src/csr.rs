@@ -141,9 +141,6 @@ impl VerifiedRequest {
         if !rest.is_empty() {
             return Err(RequestError::Der);
         }
-        request
-            .verify_signature()
-            .map_err(|_| RequestError::Signature)?;
         let spki = rcgen::SubjectPublicKeyInfo::from_der(
             request.certification_request_info.subject_pki.raw,
         )
@@ -157,6 +154,9 @@ impl VerifiedRequest {
                 .ok()
                 .map_or(0, |key| key.key_size()),
         )?;
+        request
+            .verify_signature()
+            .map_err(|_| RequestError::Signature)?;
         Ok(Self { spki })
     }
 

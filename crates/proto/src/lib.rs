@@ -8,13 +8,10 @@ pub mod canonical;
 pub mod json;
 pub mod type_url;
 
-#[allow(
+#[expect(
     missing_docs,
     unreachable_pub,
-    rustdoc::all,
-    clippy::all,
-    clippy::large_futures,
-    clippy::unwrap_used,
+    clippy::large_enum_variant,
     reason = "generated"
 )]
 mod generated;

@@ -187,3 +187,6 @@ fn carried(
         (Authority::Host { name, .. }, None) => Err(DestinationError::UnknownHost(name.clone())),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,6 +15,8 @@ use crate::state::Workload;
 
 /// Tells a waypoint whom a node proxy speaks for: `none`, or a SPIFFE ID that it verified.
 pub const SOURCE_PRINCIPAL: HeaderName = HeaderName::from_static("x-waymark-source-principal");
+/// Longer than any name that Kubernetes allows: nothing of the mesh says more, and it becomes a label.
+const LONGEST_BAGGAGE_VALUE: usize = 253;
 const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
@@ -44,7 +46,7 @@ impl Baggage {
                 continue;
             };
             let value = value.split('=').next().unwrap_or_default();
-            if value.is_empty() {
+            if value.is_empty() || value.len() > LONGEST_BAGGAGE_VALUE {
                 continue;
             }
             let field = match key {

@@ -1,7 +1,7 @@
 //! The node proxy: every connection of the mesh's workloads on this node goes through it, wrapped in HBONE where the other
 //! side speaks it, and through a waypoint where one is bound.
 #![forbid(unsafe_code)]
-#![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
+#![cfg_attr(test, expect(clippy::unwrap_used, reason = "tests"))]
 
 pub mod admin;
 pub mod args;

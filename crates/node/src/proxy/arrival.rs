@@ -29,6 +29,8 @@ pub(super) struct Arrived {
     pub(super) workload: Arc<Workload>,
     /// TCP peer.
     pub(super) peer: SocketAddr,
+    /// The workload that the peer's address is; it says nothing of who the peer is.
+    pub(super) source: Option<Arc<Workload>>,
     /// Who the peer proved to be.
     pub(super) identity: Option<SpiffeId>,
     /// Where it connected to.
@@ -272,7 +274,7 @@ impl Arrived {
             hbone_address: self.authority.clone(),
             original_destination: self.forwarded_host(),
             source: Side {
-                workload: None,
+                workload: self.source.clone(),
                 baggage: by_hbone.then(|| Baggage::parse(&self.headers)),
                 identity: self.identity.clone(),
             },

@@ -18,7 +18,7 @@ use crate::decision::ILLEGAL_PORTS;
 use crate::destination::{self, Asked, Delivery, DestinationError};
 use crate::headers;
 use crate::proxy_header;
-use crate::state::Workload;
+use crate::state::{Store, Workload};
 use crate::telemetry::Direction;
 use crate::workers::Worker;
 
@@ -165,10 +165,12 @@ impl Proxy {
         } = destination::find(&store, &asked)?;
         let named = headers::forwarded_host(&incoming.headers);
         let service = service.or_else(|| service_of(&store, &workload, destination.port(), named));
+        let source = source_of(&store, info.peer_addr);
         drop(store);
         let arrived = Arrived {
             workload,
             peer: info.peer_addr,
+            source,
             identity: info.peer.clone(),
             accepted_at: local,
             destination,
@@ -181,7 +183,7 @@ impl Proxy {
     }
 
     async fn local_workload(&self, at: SocketAddr) -> Result<Arc<Workload>, Unserved> {
-        let find = |store: &crate::state::Store| {
+        let find = |store: &Store| {
             store
                 .local_workload(at.ip())
                 .filter(|w| w.is_captured())
@@ -241,15 +243,14 @@ impl Proxy {
         if application == destination {
             return Err(DestinationError::SelfCall.into());
         }
-        let service = service_of(
-            &self.shared.state.load(),
-            &workload,
-            destination.port(),
-            None,
-        );
+        let store = self.shared.state.load();
+        let service = service_of(&store, &workload, destination.port(), None);
+        let source = source_of(&store, peer);
+        drop(store);
         Ok(Arrived {
             workload,
             peer,
+            source,
             identity: None,
             accepted_at: destination,
             destination,
@@ -259,4 +260,9 @@ impl Proxy {
             headers: HeaderMap::new(),
         })
     }
+}
+
+/// Who calls from an address, for telemetry.
+fn source_of(store: &Store, peer: SocketAddr) -> Option<Arc<Workload>> {
+    store.workload_by_address(&store.here(peer.ip())).cloned()
 }

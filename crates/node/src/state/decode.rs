@@ -451,3 +451,6 @@ pub(crate) fn range(field: &'static str, ip: IpAddr, length: u32) -> Result<IpNe
         .map(|net| net.trunc())
         .map_err(|_| DecodeError::Address { field })
 }
+
+#[cfg(test)]
+mod tests;

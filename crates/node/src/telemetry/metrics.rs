@@ -198,6 +198,19 @@ impl<L: Eq + Hash + Ord + Clone, C: Default> Family<L, C> {
         Arc::clone(map.entry(labels).or_default())
     }
 
+    /// As [`Family::with`], but once there are [`MOST_LABEL_SETS`], counts what is new under `instead`: peers have a say in
+    /// some labels, and must not have one in how much memory they take.
+    fn with_bounded(&self, labels: L, instead: impl FnOnce(L) -> L) -> Arc<C> {
+        let full = {
+            let map = self
+                .by_labels
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            map.len() >= MOST_LABEL_SETS && !map.contains_key(&labels)
+        };
+        self.with(if full { instead(labels) } else { labels })
+    }
+
     fn sorted(&self) -> BTreeMap<L, Arc<C>> {
         let map = self
             .by_labels
@@ -211,7 +224,13 @@ impl<L: Eq + Hash + Ord + Clone, C: Default> Family<L, C> {
 
 impl Metrics {
     pub(super) fn traffic(&self, labels: TrafficLabels) -> Arc<Traffic> {
-        self.inner.traffic.with(labels)
+        self.inner
+            .traffic
+            .with_bounded(labels, |labels| TrafficLabels {
+                source: Party::default(),
+                destination: Party::default(),
+                ..labels
+            })
     }
 
     pub(super) fn socket_opened(&self, direction: Direction) {
@@ -507,6 +526,8 @@ impl TrafficLabels {
     }
 }
 
+/// About 100 MB of label sets; a node has a few hundred.
+const MOST_LABEL_SETS: usize = 50_000;
 const UNKNOWN: &str = "unknown";
 
 fn known(text: Option<&Arc<str>>) -> &str {
@@ -587,5 +608,86 @@ impl Exposition {
     fn finish(mut self) -> String {
         self.text.push_str("# EOF\n");
         self.text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_form_is_upstreams() {
+        let metrics = Metrics::default();
+        let party = |name: &str| Party {
+            workload: Some(name.into()),
+            canonical_service: Some(name.into()),
+            namespace: Some("default".into()),
+            cluster: Some("Kubernetes".into()),
+            principal: Some(
+                format!("spiffe://cluster.local/ns/default/sa/{name}")
+                    .parse()
+                    .unwrap(),
+            ),
+            ..Party::default()
+        };
+        let traffic = metrics.traffic(TrafficLabels {
+            reporter: Reporter::Source,
+            source: party("productpage"),
+            destination: Party {
+                workload: Some("re\"views".into()),
+                ..party("reviews")
+            },
+            service: Some(ServiceLabels {
+                hostname: "reviews.default.svc.cluster.local".into(),
+                name: "reviews".into(),
+                namespace: "default".into(),
+            }),
+            mutual_tls: true,
+        });
+        traffic.opened.fetch_add(3, Ordering::Relaxed);
+        traffic.sent.fetch_add(10, Ordering::Relaxed);
+        traffic
+            .closed(ResponseFlag::None)
+            .fetch_add(1, Ordering::Relaxed);
+        traffic
+            .closed(ResponseFlag::Connect)
+            .fetch_add(2, Ordering::Relaxed);
+        traffic
+            .failed(ResponseFlag::Connect)
+            .fetch_add(2, Ordering::Relaxed);
+        let workload = crate::fixture::pod("reviews", "127.244.0.2");
+        let service = crate::fixture::key("reviews.default.svc.cluster.local");
+        metrics.enforced(EnforcementAction::Hairpin, Some(&service), &workload, false);
+        metrics.xds_message("type.googleapis.com/istio.workload.Address", 100);
+        metrics.xds_terminated("error");
+        metrics.socket_opened(Direction::Inbound);
+        let gauge = Gauge {
+            name: "process_open_fds",
+            help: "open descriptors",
+            value: 7,
+        };
+        let text = metrics
+            .render(&[gauge])
+            .replace(env!("CARGO_PKG_VERSION"), "VERSION");
+        insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn label_sets_are_bounded() {
+        let family = Family::<usize, AtomicU64>::default();
+        for n in 0..MOST_LABEL_SETS + 10 {
+            family
+                .with_bounded(n, |_| usize::MAX)
+                .fetch_add(1, Ordering::Relaxed);
+        }
+        let counted = family.sorted();
+        assert_eq!(counted.len(), MOST_LABEL_SETS + 1);
+        assert_eq!(counted[&usize::MAX].load(Ordering::Relaxed), 10);
+        assert_eq!(
+            family
+                .with_bounded(3, |_| usize::MAX)
+                .load(Ordering::Relaxed),
+            1
+        );
     }
 }

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use rand::Rng;
+use waymark_hbone::HBONE_PORT;
 use waymark_identity::SpiffeId;
 
 use crate::state::balance::{Origin, PickFor};
@@ -16,8 +17,6 @@ use crate::waypoint::{self, Replica, WaypointError};
 
 /// Ports of a node proxy's own listeners; nobody may be sent there.
 pub const ILLEGAL_PORTS: [u16; 3] = [15001, 15006, HBONE_PORT];
-/// Where HBONE is spoken.
-pub const HBONE_PORT: u16 = 15008;
 
 /// A captured connection.
 #[derive(Clone, Copy, Debug)]

@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::debug;
 use waymark_hbone::{Acceptor, Drain, Pool, PoolSettings, ServerSettings};
+use waymark_rt::connect::{Keepalive, set_keepalive};
 use waymark_rt::{ConnectOptions, Shutdown};
 
 use crate::capture::{Captured, Entry, Intake};
@@ -162,6 +163,10 @@ impl Intake for Proxy {
 
 impl Proxy {
     async fn serve(&self, worker: &Arc<Worker>, captured: Captured) {
+        // Tunnels have HTTP/2 pings instead. It fails only on a socket that is gone, whose first use says so.
+        if captured.entry != Entry::InboundHbone {
+            let _ = set_keepalive(&captured.stream, &Keepalive::default());
+        }
         match captured.entry {
             Entry::Outbound => {
                 let client = self.mesh_client(captured.peer.ip());

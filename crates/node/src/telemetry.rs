@@ -202,7 +202,7 @@ impl Flow {
     }
 }
 
-/// An open connection. Dropping it unfinished (its task was cut) counts it as ended by the drain.
+/// An open connection. Dropping it unfinished (the client left meanwhile, or the proxy ends) counts as an end as well.
 pub struct Open {
     description: Description,
     flow: Arc<Flow>,
@@ -280,7 +280,7 @@ impl Drop for Open {
         if !self.done {
             self.end(Outcome::Broken(
                 ResponseFlag::None,
-                "connection failed to drain within the timeout".to_owned(),
+                "connection given up before it was established".to_owned(),
             ));
         }
     }

@@ -119,27 +119,23 @@ impl Handler for Applier {
                 update.type_url
             )));
         };
-        let body = |resource: &waymark_xds::discovery::Resource| -> Vec<u8> {
-            resource
-                .resource
-                .as_ref()
-                .map(|any| any.value.clone())
-                .unwrap_or_default()
-        };
-        let bodies: Vec<(&str, Vec<u8>)> = update
+        // A resource without a body is an empty message, which is refused as such.
+        let bodies: Vec<(&str, &[u8])> = update
             .resources
             .iter()
-            .map(|r| (r.name.as_str(), body(r)))
+            .map(|r| {
+                let body = r.resource.as_ref().map_or(&[][..], |any| &any.value);
+                (r.name.as_str(), body)
+            })
             .collect();
         let bytes: usize = bodies.iter().map(|(_, body)| body.len()).sum();
         self.telemetry
             .metrics
             .xds_message(of.url(), u64::try_from(bytes).unwrap_or(u64::MAX));
-        let resources = bodies.iter().map(|(name, body)| (*name, body.as_slice()));
         let (_, refused) = resources::apply(
             &self.state,
             of,
-            resources,
+            bodies,
             update.removed.iter().map(String::as_str),
         );
         if refused.is_empty() {

@@ -3,8 +3,10 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
+use waymark_hbone::HBONE_PORT;
+
 use super::Entry;
-use crate::decision::{HBONE_PORT, ILLEGAL_PORTS};
+use crate::decision::ILLEGAL_PORTS;
 use crate::state::balance::{PickFor, target_port};
 use crate::state::{ServiceKey, Store, Uid};
 

@@ -102,8 +102,9 @@ impl Proxy {
                 identity: Some(route.peer.identity.clone()),
                 baggage: None,
             },
+            // A client outside the mesh has none, whoever speaks for it.
             source: Side {
-                identity: Some(speaks.0.clone()),
+                identity: client.workload.as_ref().map(|w| w.identity.clone()),
                 ..Side::of(client.workload.clone())
             },
             service: route.service.clone(),

@@ -16,6 +16,7 @@ mod upgrade;
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::future::Future;
+use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -25,6 +26,7 @@ use std::time::{Duration, Instant};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 use tokio::time::sleep;
 use waymark_hbone::Tunnel;
@@ -150,7 +152,7 @@ pub(crate) async fn serve(
         }
     });
     let due = connection.due(http.timeouts.idle, http.timeouts.max_connection);
-    let io = TokioIo::new(tunnel);
+    let io = TokioIo::new(ClientStream(tunnel));
     let ended = match wire {
         Wire::Http1 => {
             let server = http1_builder(http)
@@ -231,6 +233,56 @@ fn http2_builder(chain: &HttpChain, executor: LocalExecutor) -> http2::Builder<L
             .keep_alive_timeout(keep_alive.timeout);
     }
     builder
+}
+
+/// A client's tunnel that ends when it is dropped, as a socket does: what was answered still gets there, where a reset
+/// might overtake it.
+struct ClientStream(Tunnel);
+
+impl Drop for ClientStream {
+    fn drop(&mut self) {
+        self.0.finish();
+    }
+}
+
+impl AsyncRead for ClientStream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for ClientStream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().0).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().0).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_shutdown(cx)
+    }
 }
 
 /// A request that is being served, for the idle timer.

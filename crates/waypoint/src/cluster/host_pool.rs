@@ -280,6 +280,7 @@ impl HostPool {
         means: &Means,
     ) -> Result<Acquired, AcquireError> {
         let endpoint = Arc::clone(&self.endpoint.borrow());
+        let open = self.count_open(cluster, &endpoint);
         let upstream = dial(cluster, &endpoint, tunnel, means).await?;
         let (sender, connection) = http1::Builder::new()
             .max_headers(100)
@@ -287,7 +288,6 @@ impl HostPool {
             .await
             .map_err(handshake_error)?;
         cluster.stats.upstream_cx_http1_total.inc();
-        let open = self.count_open(cluster, &endpoint);
         means.spawner.spawn_local("http1 upstream", async move {
             // How it ended is told to the request in flight; an idle one ends as it likes.
             let _ = connection.with_upgrades().await;
@@ -340,6 +340,7 @@ impl HostPool {
         means: &Means,
     ) -> Result<(), DialError> {
         let endpoint = Arc::clone(&self.endpoint.borrow());
+        let open = self.count_open(cluster, &endpoint);
         let upstream = dial(cluster, &endpoint, tunnel, means).await?;
         let settings = &cluster.http.http2;
         let mut builder = http2::Builder::new(LocalExecutor(means.spawner.clone()));
@@ -362,7 +363,6 @@ impl HostPool {
             .await
             .map_err(handshake_error)?;
         cluster.stats.upstream_cx_http2_total.inc();
-        let open = self.count_open(cluster, &endpoint);
         means.spawner.spawn_local("http2 upstream", async move {
             let _ = connection.await;
             drop(open);
@@ -375,7 +375,7 @@ impl HostPool {
         Ok(())
     }
 
-    /// Counts a connection until the guard is dropped.
+    /// Counts a connection, from its dialling on, until the guard is dropped.
     fn count_open(
         self: &Rc<Self>,
         cluster: &Arc<Cluster>,

@@ -236,11 +236,14 @@ impl Set {
                 }
             }
             Err(error) => {
-                let text = chain(&error);
+                let text = match error.hint() {
+                    Some(hint) => format!("{}: {hint}", chain(&error)),
+                    None => chain(&error),
+                };
                 if self.set_standing(address, Some(Err(text.clone()))) {
                     debug!(%address, error = %text, "still cannot capture");
                 } else {
-                    error!(%address, error = %text, hint = error.hint(), "cannot capture");
+                    error!(%address, error = %text, "cannot capture");
                 }
                 Standing::Failed {
                     retry_at: Instant::now() + pause,

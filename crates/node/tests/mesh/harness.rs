@@ -5,8 +5,7 @@ use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::{HeaderMap, StatusCode};
@@ -65,13 +64,18 @@ pub(crate) struct Net {
 }
 
 impl Net {
+    /// A socket marks them as taken, for as long as the process lives: other processes may run the same tests.
     pub(crate) fn new() -> Self {
-        static B: OnceLock<u8> = OnceLock::new();
-        static NEXT: AtomicU8 = AtomicU8::new(0);
-        let b = *B.get_or_init(|| rand::random_range(100..240));
-        Self {
-            b,
-            c: NEXT.fetch_add(1, Ordering::Relaxed),
+        static TAKEN: Mutex<Vec<std::net::TcpListener>> = Mutex::new(Vec::new());
+        loop {
+            let net = Self {
+                b: rand::random_range(100..240),
+                c: rand::random(),
+            };
+            if let Ok(mark) = std::net::TcpListener::bind(net.at(254, 65_000)) {
+                TAKEN.lock().unwrap().push(mark);
+                return net;
+            }
         }
     }
 

@@ -242,6 +242,43 @@ async fn who_is_not_of_the_mesh_gets_no_tunnel() {
 }
 
 #[tokio::test]
+async fn whatever_is_sent_to_15008_the_proxy_goes_on() {
+    let mesh = two_pods().await;
+    let net = mesh.net;
+    let starts: [&[u8]; 6] = [
+        b"",
+        b"\x16\x03\x01",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"CONNECT 127.0.0.1:80 HTTP/1.1\r\n\r\n",
+        b"\xff\xff\xff\xff\xff\xff\xff\xff",
+    ];
+    for n in 0..100_usize {
+        let mut bytes = starts[n % starts.len()].to_vec();
+        bytes.extend((0..n * 37).map(|_| rand::random::<u8>()));
+        let mut stream = connect(net.ip(10), net.at(20, 15008)).await.unwrap();
+        let _ = stream.write_all(&bytes).await;
+        let _ = stream.shutdown().await;
+        let mut rest = Vec::new();
+        let end = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await;
+        assert!(end.is_ok(), "connection {n} was left open");
+    }
+    let peer = mesh.peer("productpage");
+    for authority in ["127.0.0.1:80", "nobody:1", "[::1]:443"] {
+        assert!(
+            peer.connect(net.ip(20), net.ip(10), authority)
+                .await
+                .is_err()
+        );
+    }
+    assert!(mesh.telemetry.connections.is_empty());
+    assert_eq!(
+        ask(net.ip(10), net.at(1, 80), "x").await,
+        format!("reviews {} x", net.ip(10))
+    );
+}
+
+#[tokio::test]
 async fn a_server_that_is_somebody_else_is_not_talked_to() {
     let mesh = two_pods().await;
     let net = mesh.net;

@@ -4,6 +4,7 @@
 //! read all the time (statuses, what waypoints should run) is published and read without it.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -11,7 +12,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::sync::watch;
 use tracing::{error, info, warn};
-use waymark_api::meta::{Kind, ObjectKey};
+use waymark_api::meta::ObjectKey;
 use waymark_api::{DocumentError, ErrorClass, Resource};
 use waymark_proto::type_url;
 use waymark_xds::{ResourceMap, ResourceSet};
@@ -20,6 +21,7 @@ use crate::deploy::{Desired, DesiredReplica, DesiredWaypoint, Phase, ReplicaStat
 use crate::facts::{Facts, Refused};
 use crate::generate::{Generator, ProxyKey};
 use crate::index::key::WaypointKey;
+use crate::index::waypoint::Replica;
 use crate::index::{Fact, Index};
 use crate::metrics::Metrics;
 use crate::source::catalog::{Place, object_ref};
@@ -164,28 +166,42 @@ impl Core {
     pub fn replicas(&self, states: Arc<ReplicaStates>) {
         let started = Instant::now();
         let mut inner = self.lock();
-        let mut facts = Vec::new();
-        let deployments: Vec<(WaypointKey, Arc<str>, usize)> = inner
+        let replicas: Vec<(WaypointKey, Arc<str>, Arc<str>)> = inner
             .index
             .waypoints()
             .iter()
-            .filter_map(|waypoint| Some((waypoint.key.clone(), waypoint.deployment()?)))
-            .map(|(key, deployment)| (key, deployment.name.clone(), deployment.replicas.len()))
+            .filter_map(|waypoint| Some((&waypoint.key, waypoint.deployment()?)))
+            .flat_map(|(key, deployment)| {
+                let of = move |replica: &Replica| {
+                    (key.clone(), deployment.name.clone(), replica.name.clone())
+                };
+                deployment.replicas.iter().map(of)
+            })
             .collect();
-        for (key, deployment, replicas) in deployments {
-            for index in (0..).take(replicas) {
-                let ready = states.iter().any(|(replica, state)| {
-                    replica.namespace == key.namespace
-                        && replica.deployment == *deployment
-                        && replica.index == index
-                        && state.phase == Phase::Ready
-                });
-                facts.extend(inner.facts.replica(&key, index, ready));
-            }
+        let mut facts = Vec::new();
+        for (key, deployment, name) in replicas {
+            let ready = states.iter().any(|(replica, state)| {
+                replica.namespace == key.namespace
+                    && replica.deployment == *deployment
+                    && replica.name() == *name
+                    && state.phase == Phase::Ready
+            });
+            facts.extend(inner.facts.replica(&key, &name, ready));
         }
         inner.replicas = states;
         self.apply(&mut inner, facts, started);
         self.revision.send_modify(|revision| *revision += 1);
+    }
+
+    /// Takes in which waypoints' proxies are connected and have their configuration, where nobody deploys them.
+    pub fn connected(&self, replicas: BTreeMap<WaypointKey, BTreeMap<Arc<str>, IpAddr>>) {
+        let started = Instant::now();
+        let mut inner = self.lock();
+        let facts = inner.facts.connected(replicas);
+        if !facts.is_empty() {
+            self.apply(&mut inner, facts, started);
+            self.revision.send_modify(|revision| *revision += 1);
+        }
     }
 
     /// What a waypoint's proxy is to have, now and from now on. `None` until the control plane is ready.
@@ -387,24 +403,15 @@ fn desired(index: &Index) -> Vec<DesiredWaypoint> {
             service_account: deployment.service_account.as_ref().to_owned(),
             replicas: (0..)
                 .zip(&deployment.replicas)
-                .map(|(index, address)| DesiredReplica {
+                .map(|(index, replica)| DesiredReplica {
                     index,
-                    address: *address,
+                    address: replica.address,
                 })
                 .collect(),
             args: Vec::new(),
             env: Vec::new(),
         })
         .collect()
-}
-
-/// The key of a waypoint's Gateway.
-pub fn gateway_key(waypoint: &WaypointKey) -> ObjectKey {
-    ObjectKey::namespaced(
-        Kind::Gateway,
-        waypoint.namespace.as_str(),
-        waypoint.name.as_str(),
-    )
 }
 
 /// `<RFC 3339 time>/<counter>`, as upstream writes it.

@@ -23,7 +23,7 @@ use crate::index::namespace::Namespace;
 use crate::index::service::{
     IpFamilies, Registry as ServiceRegistry, Resolution, Service, ServicePort,
 };
-use crate::index::waypoint::{Deployment, Instance, Scope, Waypoint};
+use crate::index::waypoint::{Deployment, Instance, Replica, Scope, Waypoint};
 use crate::index::workload::{Health, Origin, Tunnel, Workload};
 use crate::index::{Fact, Index, Mesh};
 use crate::ipam::Created;
@@ -34,16 +34,10 @@ use crate::ipam::Created;
 pub struct Report {
     /// How large the mesh is.
     pub mesh: Size,
-    /// Sidecars that know their own namespace only.
-    pub own_namespace: Model,
-    /// Sidecars that know the whole mesh.
-    pub whole_mesh: Model,
-    /// Waypoints.
-    pub waypoints: Model,
-    /// Waypoints' configurations for each of sidecars' that know their own namespace.
-    pub waypoints_to_own_namespace: Option<f64>,
-    /// Waypoints' configurations for each of sidecars' that know the whole mesh.
-    pub waypoints_to_whole_mesh: Option<f64>,
+    /// The ways of distributing configuration: `sidecarsOwnNamespace`, `sidecarsWholeMesh`, `waypoints`.
+    pub rows: Vec<Row>,
+    /// How they compare; none for a mesh without pods.
+    pub ratios: Vec<Ratio>,
     /// What was really sent to the proxies that are connected. Nothing in a simulation.
     pub sent: Vec<Sent>,
 }
@@ -69,23 +63,25 @@ pub struct Size {
 /// One way of distributing configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Model {
+pub struct Row {
+    /// Which.
+    pub name: String,
     /// Proxies that are configured.
     pub proxies: u64,
     /// Configurations that they hold together.
     pub configurations: u64,
     /// The same, by namespace of the proxies.
-    pub namespaces: BTreeMap<String, NamespaceCount>,
+    pub namespaces: BTreeMap<String, u64>,
 }
 
-/// A model's figures of one namespace.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// The configurations of one way for each hundred of another.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct NamespaceCount {
-    /// Proxies in it.
-    pub proxies: u64,
-    /// Configurations that they hold.
-    pub configurations: u64,
+pub struct Ratio {
+    /// `waypointsToSidecarsOwnNamespace` or `waypointsToSidecarsWholeMesh`.
+    pub name: String,
+    /// The ratio, times a hundred.
+    pub percent: f64,
 }
 
 /// What one proxy was sent since it connected.
@@ -125,13 +121,19 @@ pub struct SentType {
 /// What made a pod: a namespace and the name of a deployment.
 type Group<'a> = (&'a str, &'a str);
 
-impl Model {
+impl Row {
+    fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            ..Self::default()
+        }
+    }
+
     fn add(&mut self, namespace: &str, proxies: u64, configurations_each: u64) {
-        let of_namespace = self.namespaces.entry(namespace.to_owned()).or_default();
-        of_namespace.proxies += proxies;
-        of_namespace.configurations += proxies * configurations_each;
+        let configurations = proxies * configurations_each;
+        *self.namespaces.entry(namespace.to_owned()).or_default() += configurations;
         self.proxies += proxies;
-        self.configurations += proxies * configurations_each;
+        self.configurations += configurations;
     }
 }
 
@@ -149,8 +151,9 @@ pub fn report(index: &Index, registry: Option<&Registry>) -> Report {
     }
     let all_groups = groups.values().map(|groups| count(groups.len())).sum();
 
-    let (mut own_namespace, mut whole_mesh, mut waypoints) =
-        (Model::default(), Model::default(), Model::default());
+    let mut own_namespace = Row::new("sidecarsOwnNamespace");
+    let mut whole_mesh = Row::new("sidecarsWholeMesh");
+    let mut waypoints = Row::new("waypoints");
     for (namespace, pods) in &pods_of {
         own_namespace.add(
             namespace,
@@ -184,11 +187,18 @@ pub fn report(index: &Index, registry: Option<&Registry>) -> Report {
             waypoints: count(index.waypoints().iter().count()),
             waypoint_replicas: replicas,
         },
-        waypoints_to_own_namespace: ratio(&waypoints, &own_namespace),
-        waypoints_to_whole_mesh: ratio(&waypoints, &whole_mesh),
-        own_namespace,
-        whole_mesh,
-        waypoints,
+        ratios: [
+            ratio(
+                "waypointsToSidecarsOwnNamespace",
+                &waypoints,
+                &own_namespace,
+            ),
+            ratio("waypointsToSidecarsWholeMesh", &waypoints, &whole_mesh),
+        ]
+        .into_iter()
+        .flatten()
+        .collect(),
+        rows: vec![own_namespace, whole_mesh, waypoints],
         sent: registry
             .map(|registry| sent(index, registry))
             .unwrap_or_default(),
@@ -289,10 +299,13 @@ fn group(workload: &Workload) -> Group<'_> {
     (&workload.namespace, &workload.workload_name)
 }
 
-fn ratio(part: &Model, whole: &Model) -> Option<f64> {
+fn ratio(name: &str, part: &Row, whole: &Row) -> Option<Ratio> {
     #[expect(clippy::cast_precision_loss, reason = "a ratio for people")]
-    let ratio = part.configurations as f64 / whole.configurations as f64;
-    (whole.configurations > 0).then_some(ratio)
+    let percent = part.configurations as f64 * 100.0 / whole.configurations as f64;
+    (whole.configurations > 0).then(|| Ratio {
+        name: name.to_owned(),
+        percent,
+    })
 }
 
 fn count(n: usize) -> u64 {
@@ -325,7 +338,13 @@ fn simulated_waypoint(
         vip: addresses
             .next()
             .unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
-        replicas: addresses.take(replicas as usize).collect(),
+        replicas: (0..replicas)
+            .zip(addresses)
+            .map(|(n, address)| Replica {
+                name: format!("{WAYPOINT}-{n}").into(),
+                address,
+            })
+            .collect(),
     };
     let waypoint = Waypoint {
         key: key.clone(),
@@ -422,25 +441,18 @@ const WAYPOINT: &str = "waypoint";
 mod tests {
     use super::*;
 
-    fn configurations(report: &Report) -> [u64; 3] {
-        [&report.own_namespace, &report.whole_mesh, &report.waypoints]
-            .map(|model| model.configurations)
+    fn configurations(report: &Report) -> Vec<u64> {
+        report.rows.iter().map(|row| row.configurations).collect()
     }
 
     #[test]
     fn counts_the_published_comparison() {
         let report = simulate(2, 25, 10, 2);
         assert_eq!(configurations(&report), [12500, 25000, 100]);
-        assert_eq!(report.waypoints_to_own_namespace, Some(0.008));
-        assert_eq!(report.waypoints_to_whole_mesh, Some(0.004));
-        assert_eq!(
-            (report.own_namespace.proxies, report.waypoints.proxies),
-            (500, 4)
-        );
-        assert_eq!(
-            report.own_namespace.namespaces["namespace-1"].configurations,
-            6250
-        );
+        let percents: Vec<f64> = report.ratios.iter().map(|ratio| ratio.percent).collect();
+        assert_eq!(percents, [0.8, 0.4]);
+        assert_eq!((report.rows[0].proxies, report.rows[2].proxies), (500, 4));
+        assert_eq!(report.rows[0].namespaces["namespace-1"], 6250);
     }
 
     #[test]
@@ -452,6 +464,6 @@ mod tests {
     fn nothing_distributes_nothing() {
         let report = simulate(0, 0, 0, 0);
         assert_eq!(configurations(&report), [0, 0, 0]);
-        assert_eq!(report.waypoints_to_own_namespace, None);
+        assert_eq!(report.ratios, []);
     }
 }

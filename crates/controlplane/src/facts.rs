@@ -7,7 +7,7 @@ pub(crate) mod gateway;
 mod pod;
 mod service;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -28,6 +28,17 @@ pub struct Settings {
     pub cluster_id: String,
     /// The node of pods that name none, and of waypoints that are deployed here.
     pub node_name: Arc<str>,
+    /// Which processes a waypoint has.
+    pub replicas: ReplicaSource,
+}
+
+/// Which processes a waypoint has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReplicaSource {
+    /// As many as its Gateway asks for, at addresses that are allocated here: they are deployed.
+    Gateway,
+    /// Those that connect: somebody else runs them.
+    Connections,
 }
 
 /// An object that is valid by itself but cannot be had beside the others.
@@ -70,8 +81,10 @@ pub struct Facts {
     settings: Settings,
     store: Store,
     ipam: Ipam,
-    /// Replicas of waypoints that were reported ready.
-    ready: HashMap<(WaypointKey, u32), bool>,
+    /// What replicas of waypoints were reported to be.
+    ready: HashMap<(WaypointKey, Arc<str>), bool>,
+    /// Replicas of waypoints that are connected, where nobody deploys them.
+    connected: BTreeMap<WaypointKey, BTreeMap<Arc<str>, IpAddr>>,
     /// Time of first sight of whatever is seen now.
     now_seconds: i64,
 }
@@ -84,8 +97,14 @@ impl Facts {
             store: Store::default(),
             ipam,
             ready: HashMap::new(),
+            connected: BTreeMap::new(),
             now_seconds: 0,
         }
+    }
+
+    /// What every object is read with.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// The objects in force.
@@ -149,19 +168,48 @@ impl Facts {
         facts
     }
 
-    /// Takes in how a replica of a waypoint is.
-    pub fn replica(&mut self, waypoint: &WaypointKey, ordinal: u32, ready: bool) -> Vec<Fact> {
-        let before = self.ready.insert((waypoint.clone(), ordinal), ready);
+    /// Takes in whether a replica of a waypoint is ready.
+    pub fn replica(&mut self, waypoint: &WaypointKey, name: &str, ready: bool) -> Vec<Fact> {
+        let before = self.ready.insert((waypoint.clone(), name.into()), ready);
         if before == Some(ready) {
             return Vec::new();
         }
+        let facts = self.gateway_again(waypoint);
+        if facts.is_empty() {
+            self.ready.remove(&(waypoint.clone(), name.into()));
+        }
+        facts
+    }
+
+    /// Takes in which replicas of waypoints are connected, where nobody deploys them.
+    pub fn connected(
+        &mut self,
+        replicas: BTreeMap<WaypointKey, BTreeMap<Arc<str>, IpAddr>>,
+    ) -> Vec<Fact> {
+        let before = std::mem::replace(&mut self.connected, replicas);
+        let waypoints: BTreeSet<WaypointKey> = before
+            .keys()
+            .chain(self.connected.keys())
+            .cloned()
+            .collect();
+        waypoints
+            .iter()
+            .filter(|waypoint| before.get(*waypoint) != self.connected.get(*waypoint))
+            .cloned()
+            .collect::<Vec<_>>()
+            .iter()
+            .flat_map(|waypoint| self.gateway_again(waypoint))
+            .collect()
+    }
+
+    /// The facts of a Gateway whose replicas changed; none when there is no such Gateway.
+    fn gateway_again(&mut self, waypoint: &WaypointKey) -> Vec<Fact> {
         let key = ObjectKey::namespaced(
             Kind::Gateway,
             waypoint.namespace.as_str(),
             waypoint.name.as_str(),
         );
         let Some(object) = self.store.find(&key).cloned() else {
-            self.ready.remove(&(waypoint.clone(), ordinal));
             return Vec::new();
         };
         // Everything it needs is allocated already.
@@ -169,10 +217,10 @@ impl Facts {
     }
 
     /// What replicas of waypoints were last reported to be, in no order.
-    pub fn replicas_reported(&self) -> impl Iterator<Item = (WaypointKey, u32, bool)> {
+    pub fn replicas_reported(&self) -> impl Iterator<Item = (WaypointKey, Arc<str>, bool)> {
         self.ready
             .iter()
-            .map(|((waypoint, ordinal), ready)| (waypoint.clone(), *ordinal, *ready))
+            .map(|((waypoint, name), ready)| (waypoint.clone(), name.clone(), *ready))
     }
 
     /// Facts of other objects that a changed object has a part in.

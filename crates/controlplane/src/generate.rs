@@ -237,6 +237,21 @@ impl Generator {
         )
     }
 
+    /// What a proxy of the same waypoint and flavour is to have now, the very same one if there is one.
+    pub fn resources_like(&self, proxy: &Proxy) -> Option<&ResourceSet> {
+        let key = Arc::new(ProxyKey::new(proxy.clone()));
+        let views = &self.waypoints.get(key.waypoint())?.views;
+        let alike = || {
+            let alike = views
+                .iter()
+                .filter(|(other, _)| other.proxy.flavour == proxy.flavour);
+            alike
+                .min_by(|(a, _), (b, _)| a.text.cmp(&b.text))
+                .map(|(_, view)| view)
+        };
+        views.get(&key).or_else(alike).map(View::set)
+    }
+
     /// What effects mean for waypoints that somebody is written for.
     fn stale(&self, index: &Index, effects: &Effects) -> BTreeMap<WaypointKey, Stale> {
         let mut stale: BTreeMap<WaypointKey, Stale> = BTreeMap::new();

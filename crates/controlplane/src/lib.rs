@@ -17,10 +17,14 @@ pub mod index;
 pub mod inputs;
 pub mod ipam;
 pub mod metrics;
+pub mod role;
 pub mod serve;
 pub mod source;
 pub mod status;
 pub mod store;
 pub mod token;
 pub mod translate;
+pub mod view;
 pub mod wds;
+
+pub use role::{Args, RunError, run};

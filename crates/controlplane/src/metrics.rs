@@ -113,8 +113,6 @@ impl Metrics {
             "Seconds from a change until clients' sets are up to date.",
         );
         counters.convergence.write(out, name);
-        drop(counters);
-        write_process(out);
     }
 
     fn lock(&self) -> MutexGuard<'_, Counters> {
@@ -196,41 +194,6 @@ fn write_connections(out: &mut String, registry: &Registry, version: &str) {
         &[],
         as_f64(registry.stale_requests()),
     );
-}
-
-fn write_process(out: &mut String) {
-    let usage = waymark_rt::usage::of_this_process();
-    family(
-        out,
-        "process_cpu_seconds_total",
-        "counter",
-        "CPU time of the process.",
-    );
-    line(
-        out,
-        "process_cpu_seconds_total",
-        &[],
-        usage.cpu.as_secs_f64(),
-    );
-    family(
-        out,
-        "process_resident_memory_bytes",
-        "gauge",
-        "Resident memory of the process.",
-    );
-    line(
-        out,
-        "process_resident_memory_bytes",
-        &[],
-        as_f64(usage.resident_bytes),
-    );
-    family(
-        out,
-        "process_open_fds",
-        "gauge",
-        "Open files of the process.",
-    );
-    line(out, "process_open_fds", &[], as_f64(usage.open_fds));
 }
 
 /// One figure of what was sent.

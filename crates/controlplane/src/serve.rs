@@ -4,6 +4,7 @@
 
 mod node;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::HeaderMap;
@@ -12,12 +13,13 @@ use tonic::Extensions;
 use tracing::debug;
 use waymark_identity::grpc::PeerInfo;
 use waymark_identity::{ServiceAccountRef, SpiffeId};
+use waymark_proto::envoy::envoy::config::core::v3::Node;
 use waymark_xds::server::{Client, ClientSummary, Refusal, Source, View};
-use waymark_xds::{NodeId, NodeKind};
+use waymark_xds::{NodeId, NodeKind, ResourceSet};
 
 use self::node::Metadata;
 use crate::ca::{Authenticator, NodeAuthorizer};
-use crate::core::Core;
+use crate::core::{Core, Inner};
 use crate::generate::ProxyKey;
 use crate::index::Index;
 use crate::index::key::WaypointKey;
@@ -140,6 +142,39 @@ pub fn gateway_of(index: &Index, client: &ClientSummary) -> Option<WaypointKey> 
         .ok()
         .filter(|id: &NodeId| id.kind == NodeKind::Waypoint)?;
     node::gateway(index, &id, &Metadata::new(client.metadata.as_ref())).ok()
+}
+
+/// What a connected waypoint is to have now.
+pub fn resources_of<'a>(inner: &'a Inner, client: &ClientSummary) -> Option<&'a ResourceSet> {
+    let id: NodeId = client.node_id.parse().ok()?;
+    let metadata = Metadata::new(client.metadata.as_ref());
+    // Where it runs is not kept of a connection; its waypoint has the same configuration everywhere but for priorities.
+    let proxy = node::proxy(&inner.index, &Node::default(), &id, &metadata).ok()?;
+    inner.generator.resources_like(&proxy)
+}
+
+/// A connected waypoint as a replica: of which waypoint, its name, its address.
+pub fn replica_of(
+    index: &Index,
+    client: &ClientSummary,
+) -> Option<(WaypointKey, Arc<str>, IpAddr)> {
+    let id: NodeId = client.node_id.parse().ok()?;
+    let metadata = Metadata::new(client.metadata.as_ref());
+    let address = node::addresses(&id, &metadata).first().copied()?;
+    Some((gateway_of(index, client)?, id.pod().into(), address))
+}
+
+/// The namespace that a connection claims.
+pub fn namespace_of(client: &ClientSummary, id: &NodeId) -> String {
+    let metadata = Metadata::new(client.metadata.as_ref());
+    metadata.namespace().unwrap_or(id.namespace()).to_owned()
+}
+
+/// A text of a connection's metadata.
+pub fn metadata_text(client: &ClientSummary, key: &str) -> Option<String> {
+    Metadata::new(client.metadata.as_ref())
+        .text(key)
+        .map(str::to_owned)
 }
 
 fn not_ready() -> Refusal {

@@ -145,6 +145,11 @@ pub struct ErrorStatus {
     pub class: String,
 }
 
+/// Gateways and how they are, without the times of their conditions.
+pub fn gateways(inner: &Inner) -> Vec<GatewayStatus> {
+    gateway::all(inner)
+}
+
 impl Status {
     /// How everything is now. `before` says since when what is unchanged is so.
     pub fn of(inner: &Inner, before: &Self, now: OffsetDateTime) -> Self {

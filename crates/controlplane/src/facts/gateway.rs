@@ -11,13 +11,13 @@ use waymark_api::meta::{Kind, ObjectKey};
 use waymark_api::protocol::Protocol;
 use waymark_api::{Resource, names};
 
-use super::{Facts, Refused, waypoint_key};
+use super::{Facts, Refused, ReplicaSource, waypoint_key};
 use crate::index::Fact;
 use crate::index::key::{ServiceKey, Uid, WaypointKey};
 use crate::index::service::{IpFamilies, Registry, Resolution, Service, ServicePort};
-use crate::index::waypoint::{Deployment, Instance, Scope, Waypoint, WaypointAddress};
+use crate::index::waypoint::{Deployment, Instance, Replica, Scope, Waypoint, WaypointAddress};
 use crate::index::workload::{Health, Origin, Tunnel, Workload};
-use crate::ipam::{Created, Owner, Pool};
+use crate::ipam::{Created, Exhausted, Owner, Pool};
 
 impl Facts {
     pub(super) fn gateway(
@@ -105,11 +105,34 @@ impl Facts {
             Some(GatewayAddress::Ip(ip)) => *ip,
             _ => self.allocate(&Owner::waypoint(namespace, name), Pool::Vips)?,
         };
-        let replicas = (0..gateway.replicas)
-            .map(|ordinal| self.allocate(&Owner::replica(namespace, name, ordinal), Pool::Pods))
-            .collect::<Result<Vec<IpAddr>, _>>()?;
+        let deployment = gateway.deployment_name();
+        let replicas = match self.settings.replicas {
+            ReplicaSource::Gateway => (0..gateway.replicas)
+                .map(|ordinal| {
+                    let address =
+                        self.allocate(&Owner::replica(namespace, name, ordinal), Pool::Pods)?;
+                    Ok(Replica {
+                        name: format!("{deployment}-{ordinal}").into(),
+                        address,
+                    })
+                })
+                .collect::<Result<Vec<Replica>, Exhausted>>()?,
+            ReplicaSource::Connections => {
+                let connected = self
+                    .connected
+                    .get(&WaypointKey::new(namespace, name))
+                    .into_iter()
+                    .flatten();
+                connected
+                    .map(|(name, address)| Replica {
+                        name: name.clone(),
+                        address: *address,
+                    })
+                    .collect()
+            }
+        };
         Ok(Some(Instance::Deployed(Deployment {
-            name: gateway.deployment_name().into(),
+            name: deployment.into(),
             service_account: gateway.service_account_name().into(),
             vip,
             replicas,
@@ -119,14 +142,26 @@ impl Facts {
     /// Whether the waypoint has an address: from its first ready replica on, and for as long as it exists.
     fn programmed(&mut self, waypoint: &WaypointKey, deployed: bool) -> bool {
         let owner = Owner::waypoint(&waypoint.namespace, &waypoint.name);
-        let ready = self
+        let reported = self
             .ready
             .iter()
             .any(|((of, _), ready)| of == waypoint && *ready);
+        let ready = reported
+            || self
+                .connected
+                .get(waypoint)
+                .is_some_and(|replicas| !replicas.is_empty());
         if deployed && ready {
             self.ipam.set_programmed(&owner, true);
         }
         deployed && self.ipam.was_programmed(&owner)
+    }
+
+    fn is_ready(&self, waypoint: &WaypointKey, replica: &Arc<str>) -> bool {
+        self.ready
+            .get(&(waypoint.clone(), replica.clone()))
+            .copied()
+            .unwrap_or(false)
     }
 
     fn class_traffic(&self, class: &str) -> Option<TrafficType> {
@@ -148,19 +183,21 @@ impl Facts {
         deployment: &Deployment,
     ) -> Vec<Workload> {
         let labels = replica_labels(gateway, &deployment.name);
-        let replica = |(ordinal, address): (u32, &IpAddr)| {
-            let name = replica_name(&deployment.name, ordinal);
-            let ready = self
-                .ready
-                .get(&(waypoint.clone(), ordinal))
-                .copied()
-                .unwrap_or(false);
+        let replica = |replica: &Replica| {
+            let ready = match self.settings.replicas {
+                ReplicaSource::Gateway => self.is_ready(waypoint, &replica.name),
+                ReplicaSource::Connections => true,
+            };
             Workload {
-                uid: Uid::pod(&self.settings.cluster_id, &waypoint.namespace, &name),
+                uid: Uid::pod(
+                    &self.settings.cluster_id,
+                    &waypoint.namespace,
+                    &replica.name,
+                ),
                 origin: Origin::Replica(waypoint.clone()),
                 namespace: waypoint.namespace.as_str().into(),
-                name: name.into(),
-                addresses: vec![*address],
+                name: replica.name.clone(),
+                addresses: vec![replica.address],
                 hostname: None,
                 labels: labels.clone(),
                 service_account: deployment.service_account.clone(),
@@ -187,13 +224,8 @@ impl Facts {
                 explicit_services: BTreeSet::new(),
             }
         };
-        (0..).zip(&deployment.replicas).map(replica).collect()
+        deployment.replicas.iter().map(replica).collect()
     }
-}
-
-/// Name of a replica, as a pod.
-pub(crate) fn replica_name(deployment: &str, ordinal: u32) -> String {
-    format!("{deployment}-{ordinal}")
 }
 
 /// Labels of a waypoint's pods. Spec: control-plane.md 8.4.

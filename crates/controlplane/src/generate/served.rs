@@ -89,6 +89,7 @@ impl Served {
             self.attached = inputs::attached(index, waypoint);
         }
         let mut about = BTreeSet::new();
+        let mut whole = Vec::new();
         for (host, aspects) in &stale.hosts {
             let key = own_service(index, waypoint, host);
             let before = self.own.remove(host);
@@ -117,7 +118,12 @@ impl Served {
             if changed_hands || aspects.shape || aspects.rule {
                 about.insert(host.clone());
             }
+            if changed_hands {
+                whole.push(host.clone());
+            }
         }
+        // Its clusters have other names, or it is another service altogether.
+        whole.iter().for_each(|host| stale.mark(host, Aspects::ALL));
         let named: Vec<String> = stale.hosts.keys().chain(&self.touched).cloned().collect();
         for host in named {
             let foreign = (!self.own.contains_key(&host) && self.names(&host))

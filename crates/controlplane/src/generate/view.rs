@@ -77,23 +77,29 @@ impl View {
             changed |= self.replace_base(translate::base(ctx));
         }
         for (host, aspects) in &stale.hosts {
-            let service = served.own(host);
+            let own = served.own(host);
+            let foreign = served.foreign(host).filter(|_| own.is_none());
+            let known = u64::from(own.is_some() || foreign.is_some());
             if aspects.shape || aspects.rule {
-                main_internal |= service.is_some();
-                work.clusters += u64::from(service.is_some());
-                let clusters = service.map(|service| translate::clusters(ctx, service));
+                main_internal |= own.is_some();
+                work.clusters += known;
+                let clusters = own
+                    .map(|service| translate::clusters(ctx, service))
+                    .or_else(|| foreign.map(|service| translate::outbound_clusters(ctx, service)));
                 changed |= self.replace(host, type_url::CLUSTER, clusters);
             }
             if aspects.shape || aspects.rule || aspects.endpoints {
-                work.endpoints += u64::from(service.is_some());
-                let endpoints = service.map(|service| translate::endpoints(ctx, service));
+                work.endpoints += known;
+                let endpoints = own
+                    .map(|service| translate::endpoints(ctx, service))
+                    .or_else(|| foreign.map(|service| translate::outbound_endpoints(ctx, service)));
                 changed |= self.replace(host, type_url::ENDPOINT, endpoints);
             }
             if aspects.shape || aspects.rule || aspects.routes {
                 // istio-proxy's chains hold their routes themselves.
-                main_internal |= service.is_some() && proxy.flavour == Flavour::IstioProxy;
-                work.routes += u64::from(service.is_some());
-                let routes = service.map(|service| translate::routes(ctx, service));
+                main_internal |= own.is_some() && proxy.flavour == Flavour::IstioProxy;
+                work.routes += u64::from(own.is_some());
+                let routes = own.map(|service| translate::routes(ctx, service));
                 changed |= self.replace(host, type_url::ROUTE, routes);
             }
         }

@@ -24,7 +24,7 @@ use waymark_api::{ObjectMeta, Resource, Timestamp};
 
 use super::key::WaypointKey;
 use super::{Dependents, Index, Mesh};
-use crate::facts::{Facts, Settings};
+use crate::facts::{Facts, ReplicaSource, Settings};
 use crate::ipam::{Ipam, Owner, Pool};
 use crate::store::Change;
 
@@ -42,6 +42,7 @@ pub(crate) fn settings() -> Settings {
     Settings {
         cluster_id: "Kubernetes".to_owned(),
         node_name: "local".into(),
+        replicas: ReplicaSource::Gateway,
     }
 }
 
@@ -367,7 +368,17 @@ pub(crate) fn facts_of(facts: &mut Facts, event: &Event) -> Vec<super::Fact> {
         // Two pods may want one address: then the second is refused, as it would be in a full build of what is in force.
         Event::Change(Change::Upsert(object)) => facts.upsert(object).unwrap_or_default(),
         Event::Change(Change::Delete(key)) => facts.remove(&key),
-        Event::Replica(waypoint, ordinal, ready) => facts.replica(&waypoint, ordinal, ready),
+        Event::Replica(waypoint, ordinal, ready) => {
+            // Replicas are named after their deployment, which depends on the Gateway's form.
+            let names = [
+                waypoint.name.clone(),
+                format!("{}-istio-waypoint", waypoint.name),
+            ];
+            names
+                .iter()
+                .flat_map(|name| facts.replica(&waypoint, &format!("{name}-{ordinal}"), ready))
+                .collect()
+        }
     }
 }
 
@@ -404,8 +415,8 @@ pub(crate) fn rebuild(facts: &Facts, index: &Index, seed: &prop::sample::Index) 
                 .expect("it was in force beside the others"),
         );
     }
-    for (waypoint, ordinal, ready) in facts.replicas_reported() {
-        batch.extend(fresh.replica(&waypoint, ordinal, ready));
+    for (waypoint, name, ready) in facts.replicas_reported() {
+        batch.extend(fresh.replica(&waypoint, &name, ready));
     }
     let mut rebuilt = Index::new(Mesh::default());
     rebuilt.apply(batch);

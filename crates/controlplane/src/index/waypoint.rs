@@ -61,8 +61,17 @@ pub struct Deployment {
     pub service_account: Arc<str>,
     /// Address of its Service.
     pub vip: IpAddr,
-    /// Addresses of its replicas, by ordinal.
-    pub replicas: Vec<IpAddr>,
+    /// Its replicas.
+    pub replicas: Vec<Replica>,
+}
+
+/// One process of a waypoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replica {
+    /// Its name, as a pod.
+    pub name: Arc<str>,
+    /// Its address.
+    pub address: IpAddr,
 }
 
 /// How WDS refers to a waypoint.

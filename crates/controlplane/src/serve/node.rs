@@ -161,7 +161,7 @@ fn flavour(metadata: &Metadata) -> Result<Flavour, NodeError> {
 }
 
 /// `INSTANCE_IPS`, where it has any, else the id's.
-fn addresses(id: &NodeId, metadata: &Metadata) -> Vec<IpAddr> {
+pub(super) fn addresses(id: &NodeId, metadata: &Metadata) -> Vec<IpAddr> {
     let instance = metadata.text("INSTANCE_IPS").unwrap_or_default();
     let addresses: Vec<IpAddr> = instance
         .split(',')

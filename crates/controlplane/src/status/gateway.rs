@@ -9,9 +9,10 @@ use waymark_api::names;
 
 use super::{Address, Condition, GatewayStatus, ReplicaStatus};
 use crate::core::Inner;
-use crate::deploy::{Phase, ReplicaKey};
+use crate::deploy::{Phase, ReplicaKey, ReplicaState};
+use crate::facts::ReplicaSource;
 use crate::index::key::WaypointKey;
-use crate::index::waypoint::{Deployment, Instance, Waypoint, WaypointAddress};
+use crate::index::waypoint::{Deployment, Instance, Replica, Waypoint, WaypointAddress};
 
 /// Every Gateway.
 pub(super) fn all(inner: &Inner) -> Vec<GatewayStatus> {
@@ -153,14 +154,23 @@ fn addresses(inner: &Inner, key: &WaypointKey, waypoint: Option<&Waypoint>) -> V
 }
 
 fn replicas(inner: &Inner, key: &WaypointKey, deployment: &Deployment) -> Vec<ReplicaStatus> {
-    let replica = |(index, address): (u32, &IpAddr)| {
-        let name = ReplicaKey {
-            namespace: key.namespace.clone(),
-            deployment: deployment.name.as_ref().to_owned(),
-            index,
-        };
-        let state = inner.replica_states().get(&name);
+    let of_deployment = |state: &ReplicaKey| {
+        state.namespace == key.namespace && state.deployment == *deployment.name
+    };
+    let states: Vec<(&ReplicaKey, &ReplicaState)> = inner
+        .replica_states()
+        .iter()
+        .filter(|(key, _)| of_deployment(key))
+        .collect();
+    let replica = |replica: &Replica| {
+        let state = states
+            .iter()
+            .find(|(key, _)| key.name() == *replica.name)
+            .map(|(_, state)| *state);
         let (text, message) = match state.map(|state| &state.phase) {
+            None if inner.facts.settings().replicas == ReplicaSource::Connections => {
+                ("Ready", String::new())
+            }
             None => ("Pending", String::new()),
             Some(Phase::Starting) => ("Starting", String::new()),
             Some(Phase::Ready) => ("Ready", String::new()),
@@ -168,16 +178,16 @@ fn replicas(inner: &Inner, key: &WaypointKey, deployment: &Deployment) -> Vec<Re
             Some(Phase::Draining) => ("Draining", String::new()),
         };
         ReplicaStatus {
-            name: name.name(),
-            address: address.to_string(),
-            admin: SocketAddr::new(*address, ADMIN_PORT).to_string(),
+            name: replica.name.as_ref().to_owned(),
+            address: replica.address.to_string(),
+            admin: SocketAddr::new(replica.address, ADMIN_PORT).to_string(),
             pid: state.and_then(|state| state.pid),
             state: text.to_owned(),
             message,
             restarts: state.map_or(0, |state| state.restarts),
         }
     };
-    (0..).zip(&deployment.replicas).map(replica).collect()
+    deployment.replicas.iter().map(replica).collect()
 }
 
 /// Where a waypoint's admin endpoints are. Spec: ARCHITECTURE.md, addresses.

@@ -1,0 +1,341 @@
+//! The settings of the control plane: flags, environment, a file; in this order.
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+use waymark_identity::{ServiceAccountRef, SpiffeError, TrustDomain};
+
+/// `waymark run controlplane`
+#[derive(Clone, Debug, Default, clap::Args, Deserialize)]
+#[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Args {
+    /// Directory of manifests (.yaml, .yml, at any depth), watched for changes
+    #[arg(long, env = "WAYMARK_CONTROLPLANE_MESH_DIR", value_name = "DIR")]
+    pub mesh_dir: Option<PathBuf>,
+
+    /// Directory for what is kept: certificate authority, tokens, allocated addresses, statuses
+    #[arg(long, env = "WAYMARK_STATE_DIR", value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+
+    /// Directory of an operator's certificate authority: ca-cert.pem, ca-key.pem, cert-chain.pem, root-cert.pem
+    /// [default: one of its own, in the state directory]
+    #[arg(long, env = "WAYMARK_CONTROLPLANE_CA_DIR", value_name = "DIR")]
+    pub ca_dir: Option<PathBuf>,
+
+    /// Where xDS and the certificate authority are served over TLS [default: 127.0.0.1:15012]
+    #[arg(long, env = "WAYMARK_CONTROLPLANE_XDS_ADDRESS", value_name = "IP:PORT")]
+    pub xds_address: Option<SocketAddr>,
+
+    /// Where xDS is also served in plain text, to whoever asks [default: nowhere]
+    #[arg(
+        long,
+        env = "WAYMARK_CONTROLPLANE_PLAINTEXT_XDS_ADDRESS",
+        value_name = "IP:PORT"
+    )]
+    pub plaintext_xds_address: Option<SocketAddr>,
+
+    /// Where readiness, metrics and debug endpoints are served over HTTP [default: 127.0.0.1:15014]
+    #[arg(
+        long,
+        env = "WAYMARK_CONTROLPLANE_DEBUG_ADDRESS",
+        value_name = "IP:PORT"
+    )]
+    pub debug_address: Option<SocketAddr>,
+
+    /// Further host names of the control plane's certificate, comma separated
+    #[arg(
+        long,
+        env = "WAYMARK_CONTROLPLANE_SERVING_NAMES",
+        value_name = "NAMES",
+        value_delimiter = ','
+    )]
+    pub serving_names: Option<Vec<String>>,
+
+    /// Node of pods that name none, and of the waypoints that are started here [default: local]
+    #[arg(long, env = "WAYMARK_CONTROLPLANE_NODE_NAME", value_name = "NAME")]
+    pub node_name: Option<String>,
+
+    /// Cluster that workloads are in [default: Kubernetes]
+    #[arg(long, env = "WAYMARK_CONTROLPLANE_CLUSTER_ID", value_name = "NAME")]
+    pub cluster_id: Option<String>,
+
+    /// Trust domain of all identities [default: cluster.local]
+    #[arg(long, env = "WAYMARK_CONTROLPLANE_TRUST_DOMAIN", value_name = "NAME")]
+    pub trust_domain: Option<String>,
+
+    /// Service accounts, as namespace/name, whose node proxies may have the certificates of workloads, comma separated
+    /// [default: istio-system/waymark-node]
+    #[arg(
+        long,
+        env = "WAYMARK_CONTROLPLANE_NODE_ACCOUNTS",
+        value_name = "ACCOUNTS",
+        value_delimiter = ','
+    )]
+    pub node_accounts: Option<Vec<String>>,
+
+    /// Start no waypoints: those that connect are the replicas of their Gateways
+    #[arg(long, env = "WAYMARK_CONTROLPLANE_NO_DEPLOY", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    pub no_deploy: Option<bool>,
+
+    /// Leave waypoints running when the control plane is told to end
+    #[arg(long, env = "WAYMARK_CONTROLPLANE_KEEP_WAYPOINTS", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    pub keep_waypoints: Option<bool>,
+
+    /// Program that is started for each replica of a waypoint, with `run waypoint` [default: this program]
+    #[arg(
+        long,
+        env = "WAYMARK_CONTROLPLANE_WAYPOINT_PROGRAM",
+        value_name = "FILE"
+    )]
+    pub waypoint_program: Option<PathBuf>,
+
+    /// Seconds that waypoints have to finish their work when they are no longer wanted [default: 5]
+    #[arg(
+        long,
+        env = "WAYMARK_CONTROLPLANE_DRAIN_SECONDS",
+        value_name = "SECONDS"
+    )]
+    pub drain_seconds: Option<u64>,
+
+    /// Seconds between two looks at the mesh directory, for file systems that do not notify [default: 5]
+    #[arg(
+        long,
+        env = "WAYMARK_CONTROLPLANE_RESCAN_SECONDS",
+        value_name = "SECONDS"
+    )]
+    pub rescan_seconds: Option<u64>,
+
+    /// File with any of these settings: a JSON object, keys as the flags without their dashes
+    #[arg(long, env = "WAYMARK_CONTROLPLANE_CONFIG", value_name = "FILE")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+}
+
+/// Settings, checked and complete.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// See [`Args`].
+    pub mesh_dir: PathBuf,
+    /// See [`Args`].
+    pub state_dir: PathBuf,
+    /// See [`Args`].
+    pub ca_dir: Option<PathBuf>,
+    /// See [`Args`].
+    pub xds_address: SocketAddr,
+    /// See [`Args`].
+    pub plaintext_xds_address: Option<SocketAddr>,
+    /// See [`Args`].
+    pub debug_address: SocketAddr,
+    /// See [`Args`].
+    pub serving_names: Vec<String>,
+    /// See [`Args`].
+    pub node_name: String,
+    /// See [`Args`].
+    pub cluster_id: String,
+    /// See [`Args`].
+    pub trust_domain: TrustDomain,
+    /// See [`Args`].
+    pub node_accounts: Vec<ServiceAccountRef>,
+    /// See [`Args`].
+    pub deploy: Deploy,
+    /// See [`Args`].
+    pub waypoint_program: Option<PathBuf>,
+    /// See [`Args`].
+    pub drain: Duration,
+    /// See [`Args`].
+    pub rescan: Duration,
+}
+
+/// Whether waypoints are started here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deploy {
+    /// Somebody else does.
+    No,
+    /// They are, and they end with the control plane.
+    Yes,
+    /// They are, and they go on when the control plane ends.
+    AndKeep,
+}
+
+/// Why settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// The settings file cannot be read.
+    #[error("read settings from {}", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The settings file is not what it should be.
+    #[error("settings in {}", path.display())]
+    Parse {
+        /// Which.
+        path: PathBuf,
+        /// Where and why.
+        source: serde_json::Error,
+    },
+    /// A setting without a default.
+    #[error("--{0} is missing")]
+    Missing(&'static str),
+    /// Not a trust domain.
+    #[error("--trust-domain")]
+    TrustDomain(#[source] SpiffeError),
+    /// Not a service account.
+    #[error("--node-accounts")]
+    NodeAccounts(#[source] SpiffeError),
+}
+
+impl Args {
+    /// Completes and checks the settings.
+    ///
+    /// # Errors
+    /// See [`SettingsError`].
+    pub fn settings(&self) -> Result<Settings, SettingsError> {
+        let all = self.with_file()?;
+        let local = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+        let text = |value: &Option<String>, default: &str| {
+            value.clone().unwrap_or_else(|| default.to_owned())
+        };
+        let accounts = all
+            .node_accounts
+            .unwrap_or_else(|| vec!["istio-system/waymark-node".to_owned()]);
+        Ok(Settings {
+            xds_address: all.xds_address.unwrap_or_else(|| local(15012)),
+            plaintext_xds_address: all.plaintext_xds_address,
+            debug_address: all.debug_address.unwrap_or_else(|| local(15014)),
+            serving_names: all.serving_names.unwrap_or_default(),
+            node_name: text(&all.node_name, "local"),
+            cluster_id: text(&all.cluster_id, "Kubernetes"),
+            trust_domain: text(&all.trust_domain, "cluster.local")
+                .parse()
+                .map_err(SettingsError::TrustDomain)?,
+            node_accounts: accounts
+                .iter()
+                .map(|account| account.parse())
+                .collect::<Result<_, _>>()
+                .map_err(SettingsError::NodeAccounts)?,
+            deploy: match (
+                all.no_deploy.unwrap_or(false),
+                all.keep_waypoints.unwrap_or(false),
+            ) {
+                (true, _) => Deploy::No,
+                (false, true) => Deploy::AndKeep,
+                (false, false) => Deploy::Yes,
+            },
+            waypoint_program: all.waypoint_program,
+            drain: Duration::from_secs(all.drain_seconds.unwrap_or(5)),
+            rescan: Duration::from_secs(all.rescan_seconds.unwrap_or(5).max(1)),
+            mesh_dir: all.mesh_dir.ok_or(SettingsError::Missing("mesh-dir"))?,
+            state_dir: all.state_dir.ok_or(SettingsError::Missing("state-dir"))?,
+            ca_dir: all.ca_dir,
+        })
+    }
+
+    /// Flags and environment, and the file for what they leave out.
+    fn with_file(&self) -> Result<Self, SettingsError> {
+        let this = self.clone();
+        let Some(path) = &self.config else {
+            return Ok(this);
+        };
+        let file = Self::read(path)?;
+        Ok(Self {
+            mesh_dir: this.mesh_dir.or(file.mesh_dir),
+            state_dir: this.state_dir.or(file.state_dir),
+            ca_dir: this.ca_dir.or(file.ca_dir),
+            xds_address: this.xds_address.or(file.xds_address),
+            plaintext_xds_address: this.plaintext_xds_address.or(file.plaintext_xds_address),
+            debug_address: this.debug_address.or(file.debug_address),
+            serving_names: this.serving_names.or(file.serving_names),
+            node_name: this.node_name.or(file.node_name),
+            cluster_id: this.cluster_id.or(file.cluster_id),
+            trust_domain: this.trust_domain.or(file.trust_domain),
+            node_accounts: this.node_accounts.or(file.node_accounts),
+            no_deploy: this.no_deploy.or(file.no_deploy),
+            keep_waypoints: this.keep_waypoints.or(file.keep_waypoints),
+            waypoint_program: this.waypoint_program.or(file.waypoint_program),
+            drain_seconds: this.drain_seconds.or(file.drain_seconds),
+            rescan_seconds: this.rescan_seconds.or(file.rescan_seconds),
+            config: this.config,
+        })
+    }
+
+    fn read(path: &Path) -> Result<Self, SettingsError> {
+        let text = fs::read_to_string(path).map_err(|source| SettingsError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        serde_json::from_str(&text).map_err(|source| SettingsError::Parse {
+            path: path.to_owned(),
+            source,
+        })
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn parse(args: &[&str]) -> Args {
+        Cli::parse_from([&["controlplane"], args].concat()).args
+    }
+
+    #[test]
+    fn flags_win_over_the_file() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let text = r#"{"mesh-dir": "/file", "state-dir": "/state", "no-deploy": true, "drain-seconds": 9}"#;
+        fs::write(file.path(), text).unwrap();
+        let args = parse(&[
+            "--mesh-dir",
+            "/flag",
+            "--config",
+            file.path().to_str().unwrap(),
+        ]);
+        let settings = args.settings().unwrap();
+        assert_eq!(settings.mesh_dir, Path::new("/flag"));
+        assert_eq!(settings.state_dir, Path::new("/state"));
+        assert_eq!(
+            (settings.deploy, settings.drain),
+            (Deploy::No, Duration::from_secs(9))
+        );
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_its_name() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), r#"{"mesh": "x"}"#).unwrap();
+        let error = parse(&["--config", file.path().to_str().unwrap()])
+            .settings()
+            .unwrap_err();
+        let source = std::error::Error::source(&error).unwrap().to_string();
+        assert!(source.contains("unknown field `mesh`"), "{source}");
+    }
+
+    #[test]
+    fn switches_need_no_value() {
+        let args = parse(&["--mesh-dir", "a", "--state-dir", "b", "--no-deploy"]);
+        assert_eq!(args.settings().unwrap().deploy, Deploy::No);
+    }
+
+    #[test]
+    fn a_mesh_directory_has_to_be_named() {
+        assert_eq!(
+            parse(&[]).settings().unwrap_err().to_string(),
+            "--mesh-dir is missing"
+        );
+    }
+}

@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 use tonic::transport::Channel;
-use tracing::info;
+use tracing::{info, warn};
 use waymark_identity::grpc::{Target, TargetError, TargetTls, channel};
 use waymark_identity::tls::{RootSource, https_client_config};
 use waymark_identity::{BearerToken, CaClient, CaClientOptions, CertStore, StoreOptions};
@@ -68,6 +69,7 @@ pub enum RunError {
 pub async fn run(args: Args, shutdown: Shutdown, log: Option<LogHandle>) -> Result<(), RunError> {
     let settings = args.settings()?;
     let _running = shutdown.hold();
+    raise_descriptor_limit();
     let servers = Servers::bind(&settings)?;
 
     let placement = Placement {
@@ -129,6 +131,22 @@ pub async fn run(args: Args, shutdown: Shutdown, log: Option<LogHandle>) -> Resu
         () = async { shutdown.killed().await; tokio::time::sleep(CUT_GRACE).await } => {}
     }
     Ok(())
+}
+
+/// A listener for each port of the mesh and two descriptors a connection are more than the usual 1024. Spec:
+/// hbone-and-l4.md 1.1.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current == limit.maximum {
+        return;
+    }
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        warn!(%error, limit = limit.current, "cannot raise the limit of open files");
+    }
 }
 
 fn certificates(settings: &Settings, state: &StateHandle) -> Result<Certificates, RunError> {

@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -15,7 +16,7 @@ use h2::{Reason, RecvStream};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, Sleep, sleep, timeout_at};
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use waymark_identity::SpiffeId;
@@ -258,8 +259,39 @@ pub struct ServerConnection {
     keepalive: Option<Keepalive>,
     drain: Pin<Box<WaitForCancellationFutureOwned>>,
     kill: Pin<Box<WaitForCancellationFutureOwned>>,
+    idle: Option<Idle>,
     state: State,
     active: Active,
+}
+
+/// Looks now and then whether a connection still has streams.
+struct Idle {
+    timer: Pin<Box<Sleep>>,
+    limit: Duration,
+    /// There was a stream since the timer was set.
+    used: bool,
+}
+
+impl Idle {
+    fn new(limit: Duration) -> Self {
+        Self {
+            timer: Box::pin(sleep(limit)),
+            limit,
+            used: true,
+        }
+    }
+
+    /// Ready when there was no stream for the whole time.
+    fn poll(&mut self, cx: &mut Context<'_>, has_streams: bool) -> Poll<()> {
+        while self.timer.as_mut().poll(cx).is_ready() {
+            if !has_streams && !self.used {
+                return Poll::Ready(());
+            }
+            self.used = has_streams;
+            self.timer.as_mut().reset(Instant::now() + self.limit);
+        }
+        Poll::Pending
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -274,6 +306,7 @@ enum State {
 impl ServerConnection {
     fn new(mut h2: Http2, info: ConnectionInfo, active: Active, drain: &Drain) -> Self {
         let http2 = &active.acceptor.settings.http2;
+        let idle = active.acceptor.settings.idle_timeout.map(Idle::new);
         let keepalive = h2
             .ping_pong()
             .map(|ping| Keepalive::new(ping, http2.ping_interval, http2.ping_timeout));
@@ -283,6 +316,7 @@ impl ServerConnection {
             keepalive,
             drain: Box::pin(drain.started().cancelled_owned()),
             kill: Box::pin(drain.killed().cancelled_owned()),
+            idle,
             state: State::Open,
             active,
         }
@@ -313,6 +347,9 @@ impl ServerConnection {
         loop {
             match self.h2.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, respond)))) => {
+                    if let Some(idle) = &mut self.idle {
+                        idle.used = true;
+                    }
                     if let Some(incoming) = self.admit(request, respond) {
                         return Poll::Ready(Some(incoming));
                     }
@@ -332,6 +369,15 @@ impl ServerConnection {
                     {
                         self.stats().dead_peers.fetch_add(1, Ordering::Relaxed);
                         self.close(Reason::NO_ERROR);
+                        continue;
+                    }
+                    let has_streams = self.h2.has_streams();
+                    if self.state == State::Open
+                        && let Some(idle) = &mut self.idle
+                        && idle.poll(cx, has_streams).is_ready()
+                    {
+                        self.state = State::Draining;
+                        self.h2.graceful_shutdown();
                         continue;
                     }
                     return Poll::Pending;

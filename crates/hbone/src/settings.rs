@@ -58,6 +58,8 @@ pub struct ServerSettings {
     pub handshake_timeout: Duration,
     /// TLS handshakes at the same time; the next ones wait (a handshake is a quarter of a millisecond of CPU).
     pub max_handshakes: usize,
+    /// A connection without streams is told to go away after that long, at the latest after twice as long; `None`: never.
+    pub idle_timeout: Option<Duration>,
     /// Connections at the same time; the next ones are closed at once and counted.
     pub max_connections: usize,
 }
@@ -69,6 +71,7 @@ impl Default for ServerSettings {
             max_concurrent_streams: 200,
             handshake_timeout: Duration::from_secs(15),
             max_handshakes: 256,
+            idle_timeout: Some(Duration::from_secs(3600)),
             max_connections: 100_000,
         }
     }

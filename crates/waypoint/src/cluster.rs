@@ -9,7 +9,7 @@ mod host_pool;
 mod lb;
 mod load;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -62,9 +62,13 @@ impl Clusters {
     }
 
     /// Brings every cluster up to date, closes idle connections that are due, forgets removed clusters. Gives the nodes
-    /// that tunnels to endpoints go to.
-    pub(crate) fn sweep(&self, snapshot: &Snapshot, random: &Random) -> HashSet<SocketAddr> {
-        let mut nodes = HashSet::new();
+    /// that tunnels to endpoints go to, when they are not the same as last time.
+    pub(crate) fn sweep(
+        &self,
+        snapshot: &Snapshot,
+        random: &Random,
+    ) -> Option<HashSet<SocketAddr>> {
+        let mut moved = false;
         let mut all = self.all.borrow_mut();
         for slot in all.iter_mut() {
             let Some(runtime) = slot else { continue };
@@ -73,19 +77,26 @@ impl Clusters {
                 None => {
                     runtime.close_pools(|_| false);
                     *slot = None;
+                    moved = true;
                 }
                 Some(config) => {
                     runtime.refresh(config, random);
                     runtime.close_idle();
-                    let port = snapshot
-                        .tunnel
-                        .as_ref()
-                        .map_or(waymark_hbone::HBONE_PORT, |t| t.port);
-                    runtime.nodes(port, &mut nodes);
+                    moved |= runtime.moved.take();
                 }
             }
         }
-        nodes
+        moved.then(|| {
+            let mut nodes = HashSet::new();
+            let port = snapshot
+                .tunnel
+                .as_ref()
+                .map_or(waymark_hbone::HBONE_PORT, |t| t.port);
+            for runtime in all.iter().flatten() {
+                runtime.nodes(port, &mut nodes);
+            }
+            nodes
+        })
     }
 }
 
@@ -95,6 +106,8 @@ pub(crate) struct ClusterRuntime {
     balance: RefCell<Balance>,
     pools: RefCell<HashMap<EndpointKind, Rc<HostPool>>>,
     original: RefCell<HashMap<SocketAddr, Arc<Endpoint>>>,
+    /// Endpoints have come or gone since the last sweep.
+    moved: Cell<bool>,
 }
 
 struct Balance {
@@ -114,6 +127,7 @@ impl ClusterRuntime {
             }),
             pools: RefCell::default(),
             original: RefCell::default(),
+            moved: Cell::new(false),
         }
     }
 
@@ -205,6 +219,7 @@ impl ClusterRuntime {
             endpoints: Arc::clone(&endpoints),
             balancer,
         };
+        self.moved.set(self.moved.get() || replaced);
         if replaced && !is_original(&config.discovery) {
             let there: HashSet<EndpointKind> = balance.endpoints.iter().map(|e| e.kind).collect();
             self.close_pools(|kind| there.contains(kind));

@@ -57,6 +57,7 @@ pub(crate) struct HttpConnection {
     id: ChainId,
     /// The chain as the last request saw it: it serves on when the configuration has it no more, and then ends.
     chain: RefCell<Arc<Chain>>,
+    requests: Cell<u32>,
     active: Cell<usize>,
     idle_since: Cell<Instant>,
     closing: Cell<bool>,
@@ -75,6 +76,11 @@ impl HttpConnection {
                 }
             }
             Some(_) | None => self.close_after_response(),
+        }
+        self.requests.set(self.requests.get().saturating_add(1));
+        let most = exchange::http_of(&self.chain.borrow()).max_requests_per_connection;
+        if most.is_some_and(|most| self.requests.get() >= most) {
+            self.close_after_response();
         }
         (Arc::clone(&self.chain.borrow()), snapshot)
     }
@@ -135,6 +141,7 @@ pub(crate) async fn serve(
         downstream,
         id,
         chain: RefCell::new(Arc::clone(&chain)),
+        requests: Cell::new(0),
         active: Cell::new(0),
         idle_since: Cell::new(Instant::now()),
         closing: Cell::new(false),

@@ -7,6 +7,7 @@
 //! Wire types stop at [`decode`]; the data path reads [`program`], [`route`] and [`telemetry`] only.
 #![forbid(unsafe_code)]
 
+mod args;
 pub mod config;
 pub mod decode;
 pub mod program;
@@ -24,6 +25,7 @@ mod tcp;
 mod worker;
 mod workers;
 
+pub use args::{Args, Settings, SettingsError};
 pub use downstream::{Downstream, NodeAccount, NodeAccountError};
 pub use listener::TerminatorTls;
 pub use worker::Shared;

@@ -60,6 +60,7 @@ impl<T: ServerTls> ServerTls for TerminatorTls<T> {
 pub(crate) fn server_settings(hbone: &HboneServer) -> ServerSettings {
     let mut settings = ServerSettings {
         max_concurrent_streams: hbone.max_concurrent_streams,
+        idle_timeout: hbone.idle_timeout,
         ..ServerSettings::default()
     };
     if let Some(window) = hbone.initial_stream_window_bytes {
@@ -79,6 +80,8 @@ pub(crate) fn server_settings(hbone: &HboneServer) -> ServerSettings {
 pub(crate) async fn serve_connection(worker: Rc<Worker>, acceptor: Acceptor, tcp: TcpStream) {
     let drain = worker.shared().drain.clone();
     let stats = Arc::clone(&worker.telemetry().server);
+    stats.total_connections.inc();
+    let process = &stats;
     let stats = &stats.tunnels;
     stats.downstream_cx_total.inc();
     stats.downstream_cx_active.inc();
@@ -109,6 +112,7 @@ pub(crate) async fn serve_connection(worker: Rc<Worker>, acceptor: Acceptor, tcp
             tracing::debug!(error = %e, cause, "connection refused");
         }
     }
+    process.total_connections.dec();
     stats.downstream_cx_active.dec();
     stats.downstream_cx_destroy.inc();
 }

@@ -3,6 +3,7 @@
 //! What Envoy does in `connect_originate`, as a function call.
 
 use std::cell::RefCell;
+use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
@@ -117,10 +118,11 @@ impl Originator {
         }
     }
 
-    /// Lets go of connections to nodes that `keep` refuses, and of pools that nobody uses any more.
-    pub(crate) fn retain(&self, mut keep: impl FnMut(SocketAddr) -> bool) {
-        if let Some(current) = &*self.current.borrow() {
-            current.pool.retain(|key| keep(key.destination));
+    /// Lets go of connections to nodes that are not among `nodes`, if those have changed, and of pools that nobody uses any
+    /// more.
+    pub(crate) fn retain(&self, nodes: Option<&HashSet<SocketAddr>>) {
+        if let (Some(current), Some(nodes)) = (&*self.current.borrow(), nodes) {
+            current.pool.retain(|key| nodes.contains(&key.destination));
         }
         self.retired
             .borrow_mut()

@@ -115,7 +115,7 @@ impl Worker {
     /// Follows the configuration where no request does: idle connections, endpoints and clusters that are gone.
     pub(crate) fn sweep(&self) {
         let nodes = self.clusters.sweep(&self.snapshot(), &self.random);
-        self.means.originator.retain(|node| nodes.contains(&node));
+        self.means.originator.retain(nodes.as_ref());
     }
 }
 

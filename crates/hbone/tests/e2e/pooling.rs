@@ -186,6 +186,32 @@ async fn an_idle_connection_is_closed_and_a_busy_one_is_not() {
 }
 
 #[tokio::test]
+async fn a_server_ends_connections_that_nobody_uses() {
+    let ca = Ca::new();
+    let settings = ServerSettings {
+        idle_timeout: Some(Duration::from_millis(60)),
+        ..ServerSettings::default()
+    };
+    let server = serve(ca.server(SERVER), settings, echo).await;
+    let pool = pool(&ca, PoolSettings::default());
+    let mut tunnel = open(&pool, &server).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    tunnel.write_all(b"still here").await.unwrap();
+    tunnel.read_exact(&mut [0; 10]).await.unwrap();
+    drop(tunnel);
+    eventually("the idle connection is over", || {
+        server
+            .acceptor
+            .stats()
+            .connections_active
+            .load(Ordering::Relaxed)
+            == 0
+    })
+    .await;
+    open(&pool, &server).await;
+}
+
+#[tokio::test]
 async fn a_drained_server_finishes_its_tunnels_and_no_connect_is_lost() {
     let ca = Ca::new();
     let settings = ServerSettings::default();

@@ -216,11 +216,13 @@ async fn nothing_stalls_for_a_delayed_acknowledgement() {
     let ca = Ca::new();
     let (app, _node, middle) = two_tunnels(&ca).await;
     let authority = Authority::from(app.local_addr().unwrap());
-    let app = waymark_rt::spawn("app", async move {
+    let apps = waymark_rt::Tasks::new();
+    let spawner = apps.spawner();
+    apps.spawn("app", async move {
         loop {
             let (mut tcp, _) = app.accept().await.unwrap();
             tcp.set_nodelay(true).unwrap();
-            tokio::spawn(async move {
+            spawner.spawn("app connection", async move {
                 let (mut read, mut write) = tcp.split();
                 let _ = tokio::io::copy(&mut read, &mut write).await;
             });
@@ -248,7 +250,6 @@ async fn nothing_stalls_for_a_delayed_acknowledgement() {
         let p90 = times[180];
         assert!(p90 < Duration::from_millis(38), "{size} bytes: p90 {p90:?}");
     }
-    drop(app);
 }
 
 #[tokio::test]

@@ -139,3 +139,6 @@ impl Handler for Config {
         result
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -131,3 +131,6 @@ impl<'n> Decoder<'n> {
 fn message<M: Message + Default>(bytes: &[u8]) -> Result<M, DecodeError> {
     M::decode(bytes).map_err(|e| At::root().error(format!("is not the message it says it is: {e}")))
 }
+
+#[cfg(test)]
+mod tests;

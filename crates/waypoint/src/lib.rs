@@ -7,6 +7,7 @@
 //! Wire types stop at [`decode`]; the data path reads [`program`], [`route`] and [`telemetry`] only.
 #![forbid(unsafe_code)]
 
+pub mod admin;
 mod args;
 pub mod config;
 pub mod decode;
@@ -24,6 +25,9 @@ mod random;
 mod tcp;
 mod worker;
 mod workers;
+
+#[cfg(test)]
+mod fixture;
 
 pub use args::{Args, Settings, SettingsError};
 pub use downstream::{Downstream, NodeAccount, NodeAccountError};

@@ -118,4 +118,8 @@ pub struct Dump {
     pub routes: Vec<Dumped>,
     /// `ClusterLoadAssignment`.
     pub endpoints: Vec<Dumped>,
+    /// Clusters whose only endpoint is an internal listener, and that listener.
+    pub hops: Vec<(String, String)>,
+    /// Name of the listener that accepts tunnels, if there is one in use.
+    pub entrance: Option<String>,
 }

@@ -79,6 +79,25 @@ impl State {
         None
     }
 
+    /// Name of the listener that accepts tunnels.
+    pub(super) fn entrance_name(&self) -> Option<&str> {
+        let terminates = |l: &AcceptedListener| matches!(l.listener.kind, Listener::Terminate(_));
+        self.active_listeners()
+            .find(|(_, l)| terminates(l))
+            .map(|(name, _)| name)
+    }
+
+    /// Clusters whose only endpoint is an internal listener, and that listener.
+    pub(super) fn hops(&self) -> Vec<(String, String)> {
+        let to = |hop: &Hop| match hop {
+            Hop::ToListener(listener) | Hop::DoubleTunnel(listener) => Some(listener.to_string()),
+            Hop::No | Hop::Tunnel(_) => None,
+        };
+        self.active_clusters()
+            .filter_map(|(name, c)| Some((name.to_owned(), to(&c.hop)?)))
+            .collect()
+    }
+
     fn hop(&self, cluster: &str) -> Option<&Hop> {
         Some(&self.clusters.get(cluster)?.active.as_ref()?.value.hop)
     }

@@ -234,6 +234,8 @@ impl State {
             listeners: (Dumped::all(&self.listeners), self.listeners_version.clone()),
             routes: Dumped::all(&self.routes),
             endpoints: Dumped::all(&self.assignments),
+            hops: self.hops(),
+            entrance: self.entrance_name().map(str::to_owned),
         }
     }
 

@@ -55,8 +55,8 @@ pub enum Hop {
     ToListener(Arc<str>),
     /// It makes tunnels (`connect_originate`).
     Tunnel(TunnelClient),
-    /// It makes tunnels within tunnels (`inner_connect_originate`); nothing here goes there.
-    DoubleTunnel,
+    /// It makes tunnels within tunnels, with the help of that listener (`inner_connect_originate`); nothing here goes there.
+    DoubleTunnel(Arc<str>),
 }
 
 /// What an endpoint's bytes are wrapped in.
@@ -245,7 +245,7 @@ pub(super) fn decode(
     let hop = match (transport, internal_listener) {
         (Transport::Plain | Transport::Internal, None) => Hop::No,
         (Transport::Plain | Transport::Internal, Some(listener)) => Hop::ToListener(listener),
-        (Transport::InternalTls, Some(_)) => Hop::DoubleTunnel,
+        (Transport::InternalTls, Some(listener)) => Hop::DoubleTunnel(listener),
         (Transport::Tls(peers), None)
             if kind == pb::cluster::DiscoveryType::OriginalDst && options.http2.allow_connect =>
         {

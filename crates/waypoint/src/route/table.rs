@@ -258,3 +258,6 @@ impl ExactIndex {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -234,7 +234,7 @@ fn shows_figures() {
     );
     assert_eq!(get(&admin, "/stats?filter=(").0, 400);
     assert_eq!(get(&admin, "/stats?format=xml").0, 400);
-    admin.answer(&Method::POST, "/reset_counters");
+    let _ = admin.answer(&Method::POST, "/reset_counters");
     assert_eq!(text(&admin, "/stats?usedonly&type=Counters"), "");
 }
 
@@ -258,7 +258,7 @@ fn tells_whether_it_is_ready() {
     );
     assert_eq!(admin.answer(&Method::POST, "/healthcheck/fail").status, 200);
     assert_eq!(get(&admin, "/ready"), (503, "DRAINING\n".into()));
-    admin.answer(&Method::POST, "/healthcheck/ok");
+    let _ = admin.answer(&Method::POST, "/healthcheck/ok");
     admin.lifecycle.set(Phase::Draining);
     admin.lifecycle.set(Phase::Live);
     assert_eq!(get(&admin, "/ready"), (503, "DRAINING\n".into()));

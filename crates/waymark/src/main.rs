@@ -1,1 +1,114 @@
-fn main() {}
+//! The one program: arguments to roles, commands and streams. Everything else is in the crates.
+#![forbid(unsafe_code)]
+
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use waymark_cli::{CliError, Context, Global};
+use waymark_local::{DownArgs, UpArgs};
+
+mod roles;
+mod simulate;
+
+/// Waymark: an ambient service mesh.
+#[derive(Debug, Parser)]
+#[command(name = "waymark", version, propagate_version = false, disable_help_subcommand = true)]
+struct App {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Bring up a whole mesh on this machine: bookinfo, or a directory of manifests.
+    Up(UpArgs),
+    /// End the mesh that `up --detach` left running.
+    Down(DownArgs),
+    /// Run one part of the mesh as a service.
+    #[command(subcommand)]
+    Run(Box<roles::Role>),
+    /// Be a service of the bookinfo sample.
+    #[command(hide = true)]
+    Sample(waymark_samples::Args),
+    #[command(flatten)]
+    Operator(waymark_cli::Command),
+}
+
+fn main() -> ExitCode {
+    let app = match App::try_parse() {
+        Ok(app) => app,
+        Err(error) => {
+            let _ = error.print();
+            // Help and version are no errors; everything else is wrong usage.
+            return ExitCode::from(if error.use_stderr() { 64 } else { 0 });
+        }
+    };
+    match app.command {
+        Command::Up(args) => block_on(up(args)),
+        Command::Down(args) => block_on(async {
+            let done = waymark_local::down(&args, &mut std::io::stdout()).await;
+            done.map_err(|e| fail(&e, None, 1))
+        }),
+        Command::Run(role) => roles::run(*role),
+        Command::Sample(args) => block_on(async {
+            let done = waymark_samples::run(args, roles::signalled()).await;
+            done.map_err(|e| fail(&e, None, 1))
+        }),
+        Command::Operator(command) => block_on(operate(&app.global, command)),
+    }
+}
+
+async fn up(args: UpArgs) -> Result<(), ExitCode> {
+    let exe = std::env::current_exe().map_err(|e| fail(&e, None, 1))?;
+    let mut out = std::io::stdout();
+    let terminal = out.is_terminal();
+    waymark_local::up(args, &exe, terminal, &mut out, roles::signalled())
+        .await
+        .map_err(|e| fail(&e, e.hint(), 1))
+}
+
+async fn operate(global: &Global, command: waymark_cli::Command) -> Result<(), ExitCode> {
+    let (mut out, mut err) = (std::io::stdout(), std::io::stderr());
+    let mut context = Context {
+        out: &mut out,
+        err: &mut err,
+        simulate: &simulate::run,
+        root: &App::command,
+    };
+    match waymark_cli::run(global, command, &mut context).await {
+        Err(error) if error.is_closed_pipe() => Ok(()),
+        done => done.map_err(|e: CliError| fail(&e, e.hint(), e.exit_code())),
+    }
+}
+
+/// Prints the error, its causes and a hint; gives the exit code.
+fn fail(error: &dyn std::error::Error, hint: Option<&str>, code: u8) -> ExitCode {
+    let mut err = std::io::stderr();
+    let mut text = format!("Error: {error}");
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    let _ = writeln!(err, "{text}");
+    if let Some(hint) = hint {
+        let _ = writeln!(err, "Hint: {hint}");
+    }
+    ExitCode::from(code)
+}
+
+fn block_on(work: impl Future<Output = Result<(), ExitCode>>) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    match runtime {
+        Ok(runtime) => match runtime.block_on(work) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(code) => code,
+        },
+        Err(error) => fail(&error, None, 1),
+    }
+}

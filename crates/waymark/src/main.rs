@@ -28,8 +28,7 @@ enum Command {
     /// End the mesh that `up --detach` left running.
     Down(DownArgs),
     /// Run one part of the mesh as a service.
-    #[command(subcommand)]
-    Run(Box<roles::Role>),
+    Run(roles::RunArgs),
     /// Be a service of the bookinfo sample.
     #[command(hide = true)]
     Sample(waymark_samples::Args),
@@ -52,7 +51,7 @@ fn main() -> ExitCode {
             let done = waymark_local::down(&args, &mut std::io::stdout()).await;
             done.map_err(|e| fail(&e, None, 1))
         }),
-        Command::Run(role) => roles::run(*role),
+        Command::Run(args) => roles::run(args),
         Command::Sample(args) => block_on(async {
             let done = waymark_samples::run(args, roles::signalled()).await;
             done.map_err(|e| fail(&e, None, 1))

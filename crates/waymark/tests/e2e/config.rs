@@ -118,21 +118,21 @@ fn new_weights_are_in_force_within_a_second_and_cost_no_request() {
 fn a_bad_edit_is_reported_and_changes_nothing() {
     isolated(|| {
         let mesh = Mesh::bookinfo(waymark());
-        mesh.edit(ROUTING, |text| text.replace("weight: 90", "weight: 190"));
+        mesh.edit(ROUTING, |text| text.replace("weight: 90", "weight: -10"));
         let (error, _) = until("the error is in the status", Duration::from_secs(10), || {
             let status = std::fs::read(mesh.state().join("status.json")).ok()?;
             let status: Value = serde_json::from_slice(&status).ok()?;
             status["errors"].as_array()?.first().cloned()
         });
         let text = error.to_string();
-        for want in [ROUTING, "VirtualService", "reviews", "weight", "190"] {
+        for want in [ROUTING, "VirtualService", "reviews", "weight", "-10"] {
             assert!(text.contains(want), "{want} is not in {text}");
         }
         let counts = mesh.split(Some("productpage-v1"), mesh.service("reviews"), 500);
         let share = percent_v2(&counts);
         assert!((5.0..=16.0).contains(&share), "{share} % of {counts:?}");
         // Mended again, the error goes away.
-        mesh.edit(ROUTING, |text| text.replace("weight: 190", "weight: 0").replace("weight: 10", "weight: 100"));
+        mesh.edit(ROUTING, |text| text.replace("weight: -10", "weight: 0").replace("weight: 10", "weight: 100"));
         until("v2 has it all", Duration::from_secs(10), || {
             let counts = mesh.split(Some("productpage-v1"), mesh.service("reviews"), 50);
             (percent_v2(&counts) > 99.0).then_some(())

@@ -1,0 +1,110 @@
+//! `waymark run ROLE`: logging, a runtime, signals; the rest is the role's.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+use waymark_rt::Drain;
+use waymark_rt::log::{LevelSpec, LogFormat, LogOptions};
+
+use crate::fail;
+
+/// Arguments of `run`.
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// Which lines are logged: a level, or levels by target, e.g. info,waymark_node=debug.
+    #[arg(long, global = true, env = "WAYMARK_LOG_LEVEL", default_value = "info", value_name = "LEVELS")]
+    log_level: LevelSpec,
+    /// How lines look.
+    #[arg(long, global = true, env = "WAYMARK_LOG_FORMAT", default_value = "text", value_name = "text|json")]
+    log_format: LogFormat,
+    #[command(subcommand)]
+    role: Role,
+}
+
+#[derive(Debug, Subcommand)]
+enum Role {
+    /// The control plane: reads resources, configures and deploys waypoints, tells node proxies about the mesh, issues
+    /// certificates.
+    Controlplane(Box<waymark_controlplane::Args>),
+    /// A waypoint proxy.
+    Waypoint(Box<waymark_waypoint::Args>),
+    /// The node proxy of the secure overlay.
+    Node(Box<waymark_node::Args>),
+}
+
+pub(crate) fn run(args: RunArgs) -> ExitCode {
+    let options = LogOptions {
+        format: args.log_format,
+        level: args.log_level,
+        ..LogOptions::default()
+    };
+    let log = match waymark_rt::log::init(options) {
+        Ok(log) => log,
+        Err(error) => return fail(&error, None, 1),
+    };
+    match args.role {
+        Role::Controlplane(args) => {
+            let drain = Duration::from_secs(5);
+            drive(tokio::runtime::Builder::new_multi_thread(), drain, |shutdown| {
+                waymark_controlplane::run(*args, shutdown)
+            })
+        }
+        Role::Waypoint(args) => {
+            let drain = args.drain();
+            drive(tokio::runtime::Builder::new_current_thread(), drain, |shutdown| {
+                waymark_waypoint::run(*args, shutdown, Some(log))
+            })
+        }
+        Role::Node(args) => {
+            let drain = args.drain_seconds.map_or(Duration::from_secs(5), Duration::from_secs);
+            drive(tokio::runtime::Builder::new_current_thread(), drain, |shutdown| {
+                waymark_node::run(*args, shutdown, Some(log))
+            })
+        }
+    }
+}
+
+/// Runs a role until it fails, or a signal has made it drain.
+fn drive<E: std::error::Error, F: Future<Output = Result<(), E>>>(
+    mut runtime: tokio::runtime::Builder,
+    grace: Duration,
+    role: impl FnOnce(waymark_rt::Shutdown) -> F,
+) -> ExitCode {
+    let runtime = match runtime.enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error, None, 1),
+    };
+    runtime.block_on(async {
+        let drain = Drain::new(grace);
+        let role = role(drain.shutdown());
+        tokio::pin!(role);
+        let drained = drain.run_until_signal();
+        tokio::pin!(drained);
+        let result = tokio::select! {
+            result = &mut role => Some(result),
+            _ = &mut drained => None,
+        };
+        // Drained: the role has seen it and ends by itself; what it holds has ended already.
+        let result = match result {
+            Some(result) => result,
+            None => tokio::time::timeout(Duration::from_secs(2), &mut role).await.unwrap_or(Ok(())),
+        };
+        match result {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&error, None, 1),
+        }
+    })
+}
+
+/// Completes at SIGINT or SIGTERM.
+pub(crate) async fn signalled() {
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+}

@@ -8,6 +8,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 use waymark_cli::{CliError, Context, Global};
 use waymark_local::{DownArgs, UpArgs};
 
+#[cfg(test)]
+mod reference;
 mod roles;
 mod simulate;
 

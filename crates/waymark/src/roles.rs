@@ -58,7 +58,7 @@ pub(crate) fn run(args: RunArgs) -> ExitCode {
             })
         }
         Role::Node(args) => {
-            let drain = args.drain_seconds.map_or(Duration::from_secs(5), Duration::from_secs);
+            let drain = args.drain_grace();
             drive(tokio::runtime::Builder::new_current_thread(), drain, |shutdown| {
                 waymark_node::run(*args, shutdown, Some(log))
             })

@@ -22,7 +22,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-pub use crate::analyze::Simulator;
+pub use crate::analyze::{Simulator, Size};
 pub use crate::error::CliError;
 
 /// Flags that every command takes.

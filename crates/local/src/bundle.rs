@@ -10,7 +10,11 @@ macro_rules! bundled {
 }
 
 /// File name and content of each manifest of `examples/bookinfo`.
-pub(crate) const FILES: &[(&str, &str)] = bundled!["bookinfo.yaml", "reviews-routing.yaml", "waypoint-default-bookinfo-reviews.yaml"];
+pub(crate) const FILES: &[(&str, &str)] = bundled![
+    "bookinfo.yaml",
+    "reviews-routing.yaml",
+    "waypoint-default-bookinfo-reviews.yaml"
+];
 
 /// Writes the manifests where they are not there yet; what a user has edited stays. Returns whether anything was there.
 pub(crate) fn unpack(directory: &Path) -> io::Result<bool> {

@@ -33,7 +33,10 @@ impl Traffic {
     /// `per_second` must not be 0.
     pub(crate) fn start(source: IpAddr, url: String, per_second: u32) -> Self {
         let counters = Arc::new(Counters::default());
-        let task = spawn("traffic", drive(source, url, per_second, Arc::clone(&counters)));
+        let task = spawn(
+            "traffic",
+            drive(source, url, per_second, Arc::clone(&counters)),
+        );
         Self { counters, task }
     }
 }

@@ -15,7 +15,12 @@ mod simulate;
 
 /// Waymark: an ambient service mesh.
 #[derive(Debug, Parser)]
-#[command(name = "waymark", version, propagate_version = false, disable_help_subcommand = true)]
+#[command(
+    name = "waymark",
+    version,
+    propagate_version = false,
+    disable_help_subcommand = true
+)]
 struct App {
     #[command(flatten)]
     global: Global,

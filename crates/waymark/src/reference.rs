@@ -21,11 +21,22 @@ fn section(command: &Command, path: &str, root: bool, text: &mut String) {
     let mut aliases: Vec<&str> = command.get_all_aliases().collect();
     aliases.sort_unstable();
     if !aliases.is_empty() {
-        text.push_str(&format!("\nAlso: {}.\n", aliases.iter().map(|a| format!("`{a}`")).collect::<Vec<_>>().join(", ")));
+        text.push_str(&format!(
+            "\nAlso: {}.\n",
+            aliases
+                .iter()
+                .map(|a| format!("`{a}`"))
+                .collect::<Vec<_>>()
+                .join(", ")
+        ));
     }
     let arguments: Vec<&Arg> = command
         .get_arguments()
-        .filter(|a| !a.is_hide_set() && (root || !a.is_global_set()) && !matches!(a.get_id().as_str(), "help" | "version"))
+        .filter(|a| {
+            !a.is_hide_set()
+                && (root || !a.is_global_set())
+                && !matches!(a.get_id().as_str(), "help" | "version")
+        })
         .collect();
     if !arguments.is_empty() {
         text.push_str("\n| flag | meaning | default | environment |\n|---|---|---|---|\n");
@@ -42,7 +53,13 @@ fn row(argument: &Arg) -> String {
     let value = argument
         .get_value_names()
         .filter(|_| argument.get_action().takes_values())
-        .map(|names| names.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "));
+        .map(|names| {
+            names
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join(" ")
+        });
     let name = match (argument.get_short(), argument.get_long()) {
         (Some(short), Some(long)) => format!("-{short}, --{long}"),
         (None, Some(long)) => format!("--{long}"),
@@ -60,10 +77,29 @@ fn row(argument: &Arg) -> String {
         .filter(|_| !argument.is_hide_default_value_set() && argument.get_action().takes_values())
         .map(|v| v.to_string_lossy().into_owned())
         .collect();
-    let environment = argument.get_env().map(|e| e.to_string_lossy().into_owned()).unwrap_or_default();
-    let help = argument.get_help().map(ToString::to_string).unwrap_or_default().replace('\n', " ");
-    let code = |s: &str| if s.is_empty() { String::new() } else { format!("`{}`", s.replace('|', "\\|")) };
-    format!("| {} | {} | {} | {} |\n", code(&name), help.replace('|', "\\|"), code(&default.join(",")), code(&environment))
+    let environment = argument
+        .get_env()
+        .map(|e| e.to_string_lossy().into_owned())
+        .unwrap_or_default();
+    let help = argument
+        .get_help()
+        .map(ToString::to_string)
+        .unwrap_or_default()
+        .replace('\n', " ");
+    let code = |s: &str| {
+        if s.is_empty() {
+            String::new()
+        } else {
+            format!("`{}`", s.replace('|', "\\|"))
+        }
+    };
+    format!(
+        "| {} | {} | {} | {} |\n",
+        code(&name),
+        help.replace('|', "\\|"),
+        code(&default.join(",")),
+        code(&environment)
+    )
 }
 
 #[test]

@@ -14,10 +14,22 @@ use crate::fail;
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
     /// Which lines are logged: a level, or levels by target, e.g. info,waymark_node=debug.
-    #[arg(long, global = true, env = "WAYMARK_LOG_LEVEL", default_value = "info", value_name = "LEVELS")]
+    #[arg(
+        long,
+        global = true,
+        env = "WAYMARK_LOG_LEVEL",
+        default_value = "info",
+        value_name = "LEVELS"
+    )]
     log_level: LevelSpec,
     /// How lines look.
-    #[arg(long, global = true, env = "WAYMARK_LOG_FORMAT", default_value = "text", value_name = "text|json")]
+    #[arg(
+        long,
+        global = true,
+        env = "WAYMARK_LOG_FORMAT",
+        default_value = "text",
+        value_name = "text|json"
+    )]
     log_format: LogFormat,
     #[command(subcommand)]
     role: Role,
@@ -29,6 +41,7 @@ enum Role {
     /// certificates.
     Controlplane(Box<waymark_controlplane::Args>),
     /// A waypoint proxy.
+    #[cfg(any())]
     Waypoint(Box<waymark_waypoint::Args>),
     /// The node proxy of the secure overlay.
     Node(Box<waymark_node::Args>),
@@ -47,21 +60,31 @@ pub(crate) fn run(args: RunArgs) -> ExitCode {
     match args.role {
         Role::Controlplane(args) => {
             let drain = Duration::from_secs(5);
-            drive(tokio::runtime::Builder::new_multi_thread(), drain, |shutdown| {
-                waymark_controlplane::run(*args, shutdown)
-            })
+            drive(
+                tokio::runtime::Builder::new_multi_thread(),
+                drain,
+                |shutdown| waymark_controlplane::run(*args, shutdown),
+            )
         }
+        #[cfg(any())]
         Role::Waypoint(args) => {
             let drain = args.drain();
-            drive(tokio::runtime::Builder::new_current_thread(), drain, |shutdown| {
-                waymark_waypoint::run(*args, shutdown, Some(log))
-            })
+            drive(
+                tokio::runtime::Builder::new_current_thread(),
+                drain,
+                |shutdown| waymark_waypoint::run(*args, shutdown, Some(log)),
+            )
         }
         Role::Node(args) => {
-            let drain = args.drain_grace();
-            drive(tokio::runtime::Builder::new_current_thread(), drain, |shutdown| {
-                waymark_node::run(*args, shutdown, Some(log))
-            })
+            let drain = match args.drain_grace() {
+                Ok(drain) => drain,
+                Err(error) => return fail(&error, None, 64),
+            };
+            drive(
+                tokio::runtime::Builder::new_current_thread(),
+                drain,
+                |shutdown| waymark_node::run(*args, shutdown, Some(log)),
+            )
         }
     }
 }
@@ -89,7 +112,9 @@ fn drive<E: std::error::Error, F: Future<Output = Result<(), E>>>(
         // Drained: the role has seen it and ends by itself; what it holds has ended already.
         let result = match result {
             Some(result) => result,
-            None => tokio::time::timeout(Duration::from_secs(2), &mut role).await.unwrap_or(Ok(())),
+            None => tokio::time::timeout(Duration::from_secs(2), &mut role)
+                .await
+                .unwrap_or(Ok(())),
         };
         match result {
             Ok(()) => ExitCode::SUCCESS,
@@ -100,7 +125,10 @@ fn drive<E: std::error::Error, F: Future<Output = Result<(), E>>>(
 
 /// Completes at SIGINT or SIGTERM.
 pub(crate) async fn signalled() {
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+    let (Ok(mut term), Ok(mut int)) = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    ) else {
         return std::future::pending().await;
     };
     tokio::select! {

@@ -44,8 +44,13 @@ impl Load {
                     while !stop.load(Ordering::Relaxed) {
                         match connection.get("/reviews/0") {
                             Ok(answer) if answer.status == 200 => {
-                                let pod = answer.json()["podname"].as_str().unwrap_or("").to_owned();
-                                let counter = if pod == "reviews-v1" { &counters.v1 } else { &counters.v2 };
+                                let pod =
+                                    answer.json()["podname"].as_str().unwrap_or("").to_owned();
+                                let counter = if pod == "reviews-v1" {
+                                    &counters.v1
+                                } else {
+                                    &counters.v2
+                                };
                                 counter.fetch_add(1, Ordering::Relaxed);
                             }
                             _ => {
@@ -59,11 +64,18 @@ impl Load {
                 })
             })
             .collect();
-        Self { stop, counters, threads }
+        Self {
+            stop,
+            counters,
+            threads,
+        }
     }
 
     fn counts(&self) -> (u64, u64) {
-        (self.counters.v1.load(Ordering::Relaxed), self.counters.v2.load(Ordering::Relaxed))
+        (
+            self.counters.v1.load(Ordering::Relaxed),
+            self.counters.v2.load(Ordering::Relaxed),
+        )
     }
 
     /// Ends it; returns how many were answered and how many failed.
@@ -72,7 +84,10 @@ impl Load {
         for thread in self.threads {
             thread.join().unwrap();
         }
-        let (v1, v2) = (self.counters.v1.load(Ordering::Relaxed), self.counters.v2.load(Ordering::Relaxed));
+        let (v1, v2) = (
+            self.counters.v1.load(Ordering::Relaxed),
+            self.counters.v2.load(Ordering::Relaxed),
+        );
         (v1 + v2, self.counters.failed.load(Ordering::Relaxed))
     }
 }
@@ -82,9 +97,14 @@ fn new_weights_are_in_force_within_a_second_and_cost_no_request() {
     isolated(|| {
         let mesh = Mesh::bookinfo(waymark());
         let load = Load::start(&mesh, 500);
-        until("load is flowing", Duration::from_secs(10), || (load.counts().0 > 500).then_some(()));
+        until("load is flowing", Duration::from_secs(10), || {
+            (load.counts().0 > 500).then_some(())
+        });
 
-        mesh.edit(ROUTING, |text| text.replace("weight: 90", "weight: 50").replace("weight: 10", "weight: 50"));
+        mesh.edit(ROUTING, |text| {
+            text.replace("weight: 90", "weight: 50")
+                .replace("weight: 10", "weight: 50")
+        });
         let edited = Instant::now();
         // Windows of 100 requests: under 90/10 one with 30 or more of v2 has a chance below one in a million.
         let mut last = load.counts();
@@ -108,7 +128,10 @@ fn new_weights_are_in_force_within_a_second_and_cost_no_request() {
         });
         let (v1, v2) = load.counts();
         let (d1, d2) = (v1 - before1, v2 - before2);
-        assert!(d2 * 100 / (d1 + d2) > 44 && d2 * 100 / (d1 + d2) < 56, "{d1} and {d2}");
+        assert!(
+            d2 * 100 / (d1 + d2) > 44 && d2 * 100 / (d1 + d2) < 56,
+            "{d1} and {d2}"
+        );
         let (answered, failed) = load.stop();
         assert_eq!(failed, 0, "of {answered}");
     });
@@ -119,11 +142,15 @@ fn a_bad_edit_is_reported_and_changes_nothing() {
     isolated(|| {
         let mesh = Mesh::bookinfo(waymark());
         mesh.edit(ROUTING, |text| text.replace("weight: 90", "weight: -10"));
-        let (error, _) = until("the error is in the status", Duration::from_secs(10), || {
-            let status = std::fs::read(mesh.state().join("status.json")).ok()?;
-            let status: Value = serde_json::from_slice(&status).ok()?;
-            status["errors"].as_array()?.first().cloned()
-        });
+        let (error, _) = until(
+            "the error is in the status",
+            Duration::from_secs(10),
+            || {
+                let status = std::fs::read(mesh.state().join("status.json")).ok()?;
+                let status: Value = serde_json::from_slice(&status).ok()?;
+                status["errors"].as_array()?.first().cloned()
+            },
+        );
         let text = error.to_string();
         for want in [ROUTING, "VirtualService", "reviews", "weight", "-10"] {
             assert!(text.contains(want), "{want} is not in {text}");
@@ -132,7 +159,10 @@ fn a_bad_edit_is_reported_and_changes_nothing() {
         let share = percent_v2(&counts);
         assert!((5.0..=16.0).contains(&share), "{share} % of {counts:?}");
         // Mended again, the error goes away.
-        mesh.edit(ROUTING, |text| text.replace("weight: -10", "weight: 0").replace("weight: 10", "weight: 100"));
+        mesh.edit(ROUTING, |text| {
+            text.replace("weight: -10", "weight: 0")
+                .replace("weight: 10", "weight: 100")
+        });
         until("v2 has it all", Duration::from_secs(10), || {
             let counts = mesh.split(Some("productpage-v1"), mesh.service("reviews"), 50);
             (percent_v2(&counts) > 99.0).then_some(())
@@ -147,28 +177,55 @@ fn a_second_gateway_gets_a_process_and_only_its_own_configuration() {
         let first = mesh.waypoint_admin(WAYPOINT);
         let names_before = resource_names(first);
         std::fs::write(mesh.manifests().join("shop.yaml"), SHOP).unwrap();
-        let (second, took) = until("the second waypoint serves", Duration::from_secs(15), || {
-            let current = mesh.current();
-            let waypoint = current["waypoints"].as_array()?.iter().find(|w| w["name"] == "shop-waypoint")?.clone();
-            let admin = waypoint["admin"].as_str()?.parse().ok()?;
-            http::get(None, admin, "/ready").ok().filter(|a| a.status == 200).map(|_| admin)
-        });
+        let (second, took) = until(
+            "the second waypoint serves",
+            Duration::from_secs(15),
+            || {
+                let current = mesh.current();
+                let waypoint = current["waypoints"]
+                    .as_array()?
+                    .iter()
+                    .find(|w| w["name"] == "shop-waypoint")?
+                    .clone();
+                let admin = waypoint["admin"].as_str()?.parse().ok()?;
+                http::get(None, admin, "/ready")
+                    .ok()
+                    .filter(|a| a.status == 200)
+                    .map(|_| admin)
+            },
+        );
         assert!(took < Duration::from_secs(10), "{took:?}");
         assert_ne!(first, second);
         let names = resource_names(second);
-        assert!(names.iter().any(|n| n.contains("cart.shop.svc.cluster.local")), "{names:?}");
+        assert!(
+            names
+                .iter()
+                .any(|n| n.contains("cart.shop.svc.cluster.local")),
+            "{names:?}"
+        );
         assert!(!names.iter().any(|n| n.contains("reviews")), "{names:?}");
-        assert_eq!(resource_names(first), names_before, "the first waypoint has nothing of the second's");
+        assert_eq!(
+            resource_names(first),
+            names_before,
+            "the first waypoint has nothing of the second's"
+        );
         // By what was really sent: the second got less than 20 resources, and none of the first's.
-        let report = http::get(None, mesh.debug(), "/debug/distribution").unwrap().json();
+        let report = http::get(None, mesh.debug(), "/debug/distribution")
+            .unwrap()
+            .json();
         let sent = report["sent"].as_array().unwrap().clone();
-        let shop = sent.iter().find(|s| s["proxy"].as_str().unwrap().starts_with("shop-waypoint")).unwrap();
+        let shop = sent
+            .iter()
+            .find(|s| s["proxy"].as_str().unwrap().starts_with("shop-waypoint"))
+            .unwrap();
         assert!(shop["bytes"].as_u64().unwrap() < 40_000, "{shop}");
         // Removing it drains and ends the process.
         std::fs::remove_file(mesh.manifests().join("shop.yaml")).unwrap();
-        until("the second waypoint is gone", Duration::from_secs(20), || {
-            http::get(None, second, "/ready").is_err().then_some(())
-        });
+        until(
+            "the second waypoint is gone",
+            Duration::from_secs(20),
+            || http::get(None, second, "/ready").is_err().then_some(()),
+        );
     });
 }
 

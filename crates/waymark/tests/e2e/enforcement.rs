@@ -39,17 +39,25 @@ fn every_mode_decides_for_plain_text_and_for_hbone_alike() {
             ("off", Met::PodDirectly),
         ] {
             label_gateway(&mesh, mode);
-            until(&format!("mode {mode:?} in force for plain text"), Duration::from_secs(10), || {
-                (plain_text(&mesh) == want).then_some(())
-            });
-            assert_eq!(hbone(&mesh), want, "HBONE that skips the waypoint, mode {mode:?}");
+            until(
+                &format!("mode {mode:?} in force for plain text"),
+                Duration::from_secs(10),
+                || (plain_text(&mesh) == want).then_some(()),
+            );
+            assert_eq!(
+                hbone(&mesh),
+                want,
+                "HBONE that skips the waypoint, mode {mode:?}"
+            );
         }
     });
 }
 
 /// Sets the label on the Gateway document; empty: takes it away.
 fn label_gateway(mesh: &Mesh, mode: &str) {
-    let file = mesh.manifests().join("waypoint-default-bookinfo-reviews.yaml");
+    let file = mesh
+        .manifests()
+        .join("waypoint-default-bookinfo-reviews.yaml");
     let before = std::fs::read_to_string(&file).unwrap();
     let bare: String = before
         .split_inclusive('\n')
@@ -59,7 +67,9 @@ fn label_gateway(mesh: &Mesh, mode: &str) {
         "" => bare,
         mode => bare.replace(
             "  name: bookinfo-reviews\n",
-            &format!("  labels:\n    istio.io/waypoint-enforcement: {mode}\n  name: bookinfo-reviews\n"),
+            &format!(
+                "  labels:\n    istio.io/waypoint-enforcement: {mode}\n  name: bookinfo-reviews\n"
+            ),
         ),
     };
     let temporary = file.with_extension("new");
@@ -69,7 +79,9 @@ fn label_gateway(mesh: &Mesh, mode: &str) {
 
 fn plain_text(mesh: &Mesh) -> Met {
     let pod = SocketAddr::new(mesh.pod("reviews-v1"), 9080);
-    judge(mesh, || http::get(None, pod, "/reviews/0").ok().map(|a| a.body))
+    judge(mesh, || {
+        http::get(None, pod, "/reviews/0").ok().map(|a| a.body)
+    })
 }
 
 fn hbone(mesh: &Mesh) -> Met {
@@ -78,7 +90,8 @@ fn hbone(mesh: &Mesh) -> Met {
     let source = mesh.pod("productpage-v1");
     judge(mesh, || {
         let exchanged: Result<Vec<u8>, DialError> = block_on(async {
-            let mut client = Client::connect(Some(source), SocketAddr::new(pod, 15008), Some(&leaf)).await?;
+            let mut client =
+                Client::connect(Some(source), SocketAddr::new(pod, 15008), Some(&leaf)).await?;
             let request = b"GET /reviews/0 HTTP/1.1\r\nhost: reviews\r\nconnection: close\r\n\r\n";
             client.exchange(&format!("{pod}:9080"), &[], request).await
         });
@@ -119,11 +132,18 @@ fn requests_through_waypoint(mesh: &Mesh) -> u64 {
     let answer = http::get(None, admin, "/clusters?format=json").unwrap();
     let clusters = answer.json();
     let mut total = 0;
-    for cluster in clusters["cluster_statuses"].as_array().into_iter().flatten() {
+    for cluster in clusters["cluster_statuses"]
+        .as_array()
+        .into_iter()
+        .flatten()
+    {
         for host in cluster["host_statuses"].as_array().into_iter().flatten() {
             for stat in host["stats"].as_array().into_iter().flatten() {
                 if stat["name"] == "rq_total" {
-                    total += stat["value"].as_str().and_then(|v| v.parse::<u64>().ok()).unwrap_or(0);
+                    total += stat["value"]
+                        .as_str()
+                        .and_then(|v| v.parse::<u64>().ok())
+                        .unwrap_or(0);
                 }
             }
         }

@@ -36,9 +36,11 @@ fn a_hundred_malformed_inputs_leave_waypoint_and_node_proxy_as_they_were() {
         assert!(inputs >= 100, "{inputs}");
         let _ = mesh.split(Some("productpage-v1"), mesh.service("reviews"), 100);
         for (pid, before) in pids.into_iter().zip(before) {
-            until(&format!("descriptors of {pid} are back to about {before}"), Duration::from_secs(30), || {
-                (descriptors(pid) <= before + 8).then_some(())
-            });
+            until(
+                &format!("descriptors of {pid} are back to about {before}"),
+                Duration::from_secs(30),
+                || (descriptors(pid) <= before + 8).then_some(()),
+            );
         }
     });
 }
@@ -95,7 +97,13 @@ fn round(mesh: &Mesh, target: SocketAddr, good: &str) -> usize {
         ] {
             let result = async {
                 let mut client = Client::connect(source, target, Some(&leaf)).await?;
-                client.exchange(authority, &headers, b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await
+                client
+                    .exchange(
+                        authority,
+                        &headers,
+                        b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
+                    )
+                    .await
             }
             .await;
             statuses.push(match result {
@@ -103,13 +111,20 @@ fn round(mesh: &Mesh, target: SocketAddr, good: &str) -> usize {
                 Err(_) => None,
                 // An unknown VIP at a waypoint: 200, then closed without a byte, as Envoy does.
                 Ok(bytes) => {
-                    assert!(bytes.is_empty(), "{authority}: {}", String::from_utf8_lossy(&bytes));
+                    assert!(
+                        bytes.is_empty(),
+                        "{authority}: {}",
+                        String::from_utf8_lossy(&bytes)
+                    );
                     Some(200)
                 }
             });
         }
         statuses
     });
-    assert!(!statuses.iter().take(2).any(|s| *s == Some(200) ), "{target}: {statuses:?}");
+    assert!(
+        !statuses.iter().take(2).any(|s| *s == Some(200)),
+        "{target}: {statuses:?}"
+    );
     raw.len() + inner.len() + statuses.len()
 }

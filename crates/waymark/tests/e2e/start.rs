@@ -9,7 +9,11 @@ use waymark_testkit::netns::isolated;
 use crate::waymark;
 
 fn up(state: &std::path::Path, args: &[&str]) -> Output {
-    command(waymark(), state).arg("up").args(args).output().unwrap()
+    command(waymark(), state)
+        .arg("up")
+        .args(args)
+        .output()
+        .unwrap()
 }
 
 #[test]
@@ -24,12 +28,18 @@ fn a_detached_mesh_runs_until_down() {
         let again = up(&state, &[]);
         assert_eq!(again.status.code(), Some(1));
         let said = String::from_utf8_lossy(&again.stderr).into_owned();
-        assert!(said.contains("already running") && said.contains("Hint:"), "{said}");
+        assert!(
+            said.contains("already running") && said.contains("Hint:"),
+            "{said}"
+        );
         let down = command(waymark(), &state).arg("down").output().unwrap();
         assert!(down.status.success(), "{down:?}");
         assert_eq!(processes_of(&state), [""; 0]);
         let again = command(waymark(), &state).arg("down").output().unwrap();
-        assert!(String::from_utf8_lossy(&again.stdout).contains("no mesh is running"), "{again:?}");
+        assert!(
+            String::from_utf8_lossy(&again.stdout).contains("no mesh is running"),
+            "{again:?}"
+        );
     });
 }
 
@@ -46,7 +56,11 @@ fn what_prevents_a_start_is_said_once_and_nothing_is_half_started() {
         std::fs::create_dir(&broken).unwrap();
         std::fs::write(broken.join("a.yaml"), "apiVersion: v1\nkind: Service\nmetadata:\n  name: x\nspec:\n  ports:\n  - port: 99999\n").unwrap();
         let output = up(&state, &[broken.to_str().unwrap()]);
-        expect(&output, &["a.yaml", "Service", "spec.ports[0].port", "99999", "Hint:"], &state);
+        expect(
+            &output,
+            &["a.yaml", "Service", "spec.ports[0].port", "99999", "Hint:"],
+            &state,
+        );
 
         let file = dir.path().join("file");
         std::fs::write(&file, "").unwrap();

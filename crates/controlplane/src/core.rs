@@ -17,7 +17,9 @@ use waymark_api::{DocumentError, ErrorClass, Resource};
 use waymark_proto::type_url;
 use waymark_xds::{ResourceMap, ResourceSet};
 
-use crate::deploy::{Desired, DesiredReplica, DesiredWaypoint, Phase, ReplicaStates};
+use crate::deploy::{
+    Desired, DesiredReplica, DesiredWaypoint, Phase, ReplicaKey, ReplicaState, ReplicaStates,
+};
 use crate::facts::{Facts, Refused};
 use crate::generate::{Generator, ProxyKey};
 use crate::index::key::WaypointKey;
@@ -54,6 +56,8 @@ pub struct Inner {
     /// Objects that cannot be had beside the others, to be tried again when these change.
     refused: BTreeMap<ObjectKey, (Resource, Refused)>,
     replicas: Arc<ReplicaStates>,
+    /// Processes that were ready when the last control plane ended, until they were asked.
+    remembered: HashMap<(WaypointKey, Arc<str>), u32>,
     views: HashMap<Arc<ProxyKey>, watch::Sender<ResourceSet>>,
     nodes: watch::Sender<ResourceSet>,
     /// Changes so far; with the time of the last one the version that clients are told.
@@ -89,6 +93,7 @@ impl Core {
             places: HashMap::new(),
             refused: BTreeMap::new(),
             replicas: Arc::default(),
+            remembered: HashMap::new(),
             views: HashMap::new(),
             nodes: watch::Sender::new(nodes),
             pushes: 0,
@@ -153,12 +158,39 @@ impl Core {
                 }
             }
         }
+        let before = inner.document_errors();
         inner.errors = batch.errors;
         inner.places.extend(batch.places);
         let facts = inner.admit(batch.changes);
-        inner.ready = true;
+        let first = !std::mem::replace(&mut inner.ready, true);
         self.apply(&mut inner, facts, started);
         // Statuses show documents' errors too, which may be all that changed.
+        if first || before != inner.document_errors() {
+            self.revision.send_modify(|revision| *revision += 1);
+        }
+    }
+
+    /// Takes up which processes of waypoints were ready when the last control plane ended. For the time before the first
+    /// look at the source.
+    pub fn remember(&self, replicas: impl IntoIterator<Item = (WaypointKey, Arc<str>, u32)>) {
+        let mut inner = self.lock();
+        for (waypoint, name, pid) in replicas {
+            inner.facts.remember(&waypoint, &name);
+            inner.remembered.insert((waypoint, name), pid);
+        }
+    }
+
+    /// Forgets those that nobody has said anything about since: they are as their states say.
+    pub fn forget_remembered(&self) {
+        let mut inner = self.lock();
+        let forgotten: Vec<(WaypointKey, Arc<str>)> =
+            inner.remembered.drain().map(|(key, _)| key).collect();
+        let facts: Vec<Fact> = forgotten
+            .iter()
+            .flat_map(|(waypoint, name)| inner.facts.replica(waypoint, name, false))
+            .collect();
+        self.apply(&mut inner, facts, Instant::now());
+        drop(inner);
         self.revision.send_modify(|revision| *revision += 1);
     }
 
@@ -180,13 +212,18 @@ impl Core {
             .collect();
         let mut facts = Vec::new();
         for (key, deployment, name) in replicas {
-            let ready = states.iter().any(|(replica, state)| {
+            let of = |replica: &ReplicaKey| {
                 replica.namespace == key.namespace
                     && replica.deployment == *deployment
                     && replica.name() == *name
-                    && state.phase == Phase::Ready
-            });
-            facts.extend(inner.facts.replica(&key, &name, ready));
+            };
+            let state = states
+                .iter()
+                .find(|(replica, _)| of(replica))
+                .map(|(_, state)| state);
+            if let Some(ready) = inner.is_ready(&key, &name, state) {
+                facts.extend(inner.facts.replica(&key, &name, ready));
+            }
         }
         inner.replicas = states;
         self.apply(&mut inner, facts, started);
@@ -200,7 +237,6 @@ impl Core {
         let facts = inner.facts.connected(replicas);
         if !facts.is_empty() {
             self.apply(&mut inner, facts, started);
-            self.revision.send_modify(|revision| *revision += 1);
         }
     }
 
@@ -245,6 +281,12 @@ impl Core {
     /// Brings the index, the views and everything published up to date.
     fn apply(&self, inner: &mut Inner, facts: Vec<Fact>, started: Instant) {
         let effects = inner.index.apply(facts);
+        let concerns_statuses = effects.statuses
+            || effects.waypoints.values().any(|waypoint| waypoint.itself)
+            || effects.services.values().any(|aspects| aspects.shape);
+        if concerns_statuses {
+            self.revision.send_modify(|revision| *revision += 1);
+        }
         if let Err(error) = inner.facts.ipam().save() {
             error!(error = %error, cause = ?std::error::Error::source(&error).map(ToString::to_string), "allocated addresses are not kept");
         }
@@ -285,7 +327,7 @@ impl Core {
         });
         if !effects.is_empty() {
             let (addresses, took) = (effects.addresses.len(), started.elapsed());
-            self.metrics.pushed(inner.index.services().count(), took);
+            self.metrics.pushed(inner.index.service_count(), took);
             info!(
                 addresses,
                 waypoint_views = pushed,
@@ -317,6 +359,33 @@ impl Drop for Lease {
 }
 
 impl Inner {
+    /// Whether a replica is ready by its state; `None` when that does not say.
+    ///
+    /// A replica that was ready when the last control plane ended, and whose process is the same, is still ready before it
+    /// has been asked: node proxies must not be told otherwise just because the control plane was started anew.
+    fn is_ready(
+        &mut self,
+        waypoint: &WaypointKey,
+        name: &Arc<str>,
+        state: Option<&ReplicaState>,
+    ) -> Option<bool> {
+        let key = (waypoint.clone(), name.clone());
+        match (state?, self.remembered.get(&key)) {
+            (
+                ReplicaState {
+                    phase: Phase::Starting,
+                    pid: Some(pid),
+                    ..
+                },
+                Some(remembered),
+            ) if pid == remembered => None,
+            (state, _) => {
+                self.remembered.remove(&key);
+                Some(state.phase == Phase::Ready)
+            }
+        }
+    }
+
     /// Takes changes into the objects in force. Addresses are given back first and taken by name second, so that what is
     /// allocated makes way for what manifests say.
     fn admit(&mut self, changes: Vec<Change>) -> Vec<Fact> {

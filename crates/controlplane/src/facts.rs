@@ -181,6 +181,11 @@ impl Facts {
         facts
     }
 
+    /// Takes a replica to be ready before its Gateway has been read.
+    pub fn remember(&mut self, waypoint: &WaypointKey, name: &Arc<str>) {
+        self.ready.insert((waypoint.clone(), name.clone()), true);
+    }
+
     /// Takes in which replicas of waypoints are connected, where nobody deploys them.
     pub fn connected(
         &mut self,

@@ -248,6 +248,11 @@ impl Index {
             .map(|(_, service)| service)
     }
 
+    /// How many services there are.
+    pub fn service_count(&self) -> usize {
+        self.claims.len()
+    }
+
     /// The services with this host name, of whatever namespace.
     pub fn services_of_host(&self, host: &str) -> impl Iterator<Item = &ServiceKey> {
         self.hosts.get(host).into_iter().flatten()

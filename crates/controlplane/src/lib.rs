@@ -12,6 +12,8 @@ pub mod deploy;
 pub mod distribution;
 pub mod facts;
 pub mod file;
+#[cfg(test)]
+mod fixture;
 pub mod generate;
 pub mod index;
 pub mod inputs;

@@ -14,6 +14,7 @@ use waymark_api::{DocumentError, ErrorClass};
 
 use crate::core::Inner;
 use crate::index::binding::Binding;
+use crate::index::key::WaypointKey;
 use crate::index::service::Service;
 
 /// Everything that is known of how objects are.
@@ -233,6 +234,22 @@ impl StatusFile {
         Ok(())
     }
 
+    /// The replicas of waypoints that were ready: waypoint, name, address, process.
+    pub fn ready_replicas(&self) -> impl Iterator<Item = (WaypointKey, &ReplicaStatus)> {
+        self.current.gateways.iter().flat_map(|gateway| {
+            let ready = gateway
+                .replicas
+                .iter()
+                .filter(|replica| replica.state == READY);
+            ready.map(|replica| {
+                (
+                    WaypointKey::new(gateway.namespace.as_str(), gateway.name.as_str()),
+                    replica,
+                )
+            })
+        })
+    }
+
     /// The status as it was last written.
     pub fn current(&self) -> &Status {
         &self.current
@@ -339,4 +356,6 @@ fn error_status(error: &DocumentError) -> ErrorStatus {
     }
 }
 
+/// State of a replica that takes traffic.
+const READY: &str = "Ready";
 const WAYPOINT_BOUND: &str = "istio.io/WaypointBound";

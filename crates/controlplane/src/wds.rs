@@ -351,3 +351,6 @@ fn wire_enforcement(enforcement: Option<Enforcement>) -> i32 {
     }
     .into()
 }
+
+#[cfg(test)]
+mod tests;

@@ -216,7 +216,7 @@ impl Facts {
                 canonical_revision: super::pod::canonical_revision(&labels),
                 weight: None,
                 named_ports: BTreeMap::new(),
-                declared_ports: vec![names::HBONE_PORT],
+                declared_ports: Vec::new(),
                 probe_ports: Vec::new(),
                 application_address: None,
                 use_waypoint: None,

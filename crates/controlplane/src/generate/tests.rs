@@ -7,8 +7,9 @@ use proptest::prelude::*;
 use waymark_proto::type_url;
 use waymark_xds::ResourceSet;
 
-use super::{Generator, ProxyKey};
+use super::{Generator, ProxyKey, Work};
 use crate::facts::Facts;
+use crate::fixture::{Fixture, MESH, ROUTES};
 use crate::index::tests::{event, facts_of, ipam, rebuild, settings};
 use crate::index::{Index, Mesh};
 use crate::translate::input::{Flavour, IpFamily, IstioVersion, MeshSettings, Proxy};
@@ -143,4 +144,194 @@ fn a_waypoint_of_nothing_has_its_fixed_resources() {
         names(type_url::CLUSTER)
     );
     assert!(names(type_url::ENDPOINT).is_empty() && names(type_url::ROUTE).is_empty());
+}
+
+/// The mesh, its waypoint and another namespace's, connected in both flavours.
+struct Connected {
+    fixture: Fixture,
+    generator: Generator,
+}
+
+const OTHER: &str = "
+apiVersion: v1
+kind: Namespace
+metadata:
+  name: elsewhere
+  labels:
+    istio.io/use-waypoint: waypoint
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata:
+  name: waypoint
+  namespace: elsewhere
+spec:
+  gatewayClassName: istio-waypoint
+  listeners:
+  - name: mesh
+    port: 15008
+    protocol: HBONE
+";
+
+impl Connected {
+    fn new(flavours: &[Flavour]) -> Self {
+        let fixture = Fixture::new(&[MESH, ROUTES, OTHER]);
+        let mut generator = Generator::new(MeshSettings::default());
+        for namespace in ["default", "elsewhere"] {
+            for flavour in flavours {
+                generator.connect(&fixture.index, &proxy(namespace, "waypoint", *flavour));
+            }
+        }
+        Self { fixture, generator }
+    }
+
+    /// Puts a manifest; returns the resources that changed, by waypoint and type, and the work that it took.
+    fn put(&mut self, text: &str) -> (BTreeSet<String>, Work) {
+        let before: BTreeMap<_, _> = self.sets();
+        let work = self.generator.work();
+        let effects = self.fixture.put(text);
+        self.generator.apply(&self.fixture.index, &effects);
+        let mut changed = BTreeSet::new();
+        for (proxy, set) in self.sets() {
+            let old = contents(&before[&proxy]);
+            let new = contents(&set);
+            let names = old
+                .keys()
+                .chain(new.keys())
+                .filter(|name| old.get(*name) != new.get(*name));
+            changed.extend(names.map(|(type_url, name)| {
+                let (_, short) = type_url.rsplit_once('.').expect("a type URL");
+                format!("{proxy} {short} {name}")
+            }));
+        }
+        (changed, self.generator.work() - work)
+    }
+
+    fn sets(&self) -> BTreeMap<String, ResourceSet> {
+        let waypoints = self.generator.waypoints.values();
+        let views = waypoints.flat_map(|waypoint| &waypoint.views);
+        views
+            .map(|(proxy, view)| (format!("{proxy:?}"), view.set().clone()))
+            .collect()
+    }
+}
+
+impl std::ops::Sub for Work {
+    type Output = Self;
+
+    fn sub(self, before: Self) -> Self {
+        Self {
+            inputs: self.inputs - before.inputs,
+            base: self.base - before.base,
+            main_internal: self.main_internal - before.main_internal,
+            clusters: self.clusters - before.clusters,
+            endpoints: self.endpoints - before.endpoints,
+            routes: self.routes - before.routes,
+        }
+    }
+}
+
+fn names(names: &[&str]) -> BTreeSet<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+#[test]
+fn a_weight_change_touches_exactly_one_resource_of_one_waypoint() {
+    let mut connected = Connected::new(&[Flavour::Stock]);
+    let (changed, work) = connected.put(&ROUTES.replace("weight: 90", "weight: 50"));
+    let routes = "default/waypoint (Stock) RouteConfiguration inbound-vip|9080|http|reviews.default.svc.cluster.local";
+    assert_eq!(changed, names(&[routes]));
+    assert_eq!(
+        work,
+        Work {
+            inputs: 1,
+            routes: 1,
+            ..Work::default()
+        }
+    );
+}
+
+#[test]
+fn a_weight_change_touches_only_main_internal_where_routes_are_inlined() {
+    let mut connected = Connected::new(&[Flavour::IstioProxy]);
+    let (changed, work) = connected.put(&ROUTES.replace("weight: 90", "weight: 50"));
+    assert_eq!(
+        changed,
+        names(&["default/waypoint (IstioProxy) Listener main_internal"])
+    );
+    assert_eq!(
+        (work.main_internal, work.clusters, work.endpoints),
+        (1, 0, 0)
+    );
+}
+
+#[test]
+fn what_is_unrelated_costs_nothing() {
+    let mut connected = Connected::new(&[Flavour::Stock, Flavour::IstioProxy]);
+    let unrelated = [
+        ROUTES.replace("namespace: default", "namespace: third"),
+        "apiVersion: v1\nkind: Service\nmetadata:\n  name: x\n  namespace: third\nspec:\n  ports:\n  - port: 80\n".to_owned(),
+        "apiVersion: v1\nkind: Pod\nmetadata:\n  name: x\n  namespace: default\nspec:\n  containers: [{name: x}]\n".to_owned(),
+        ROUTES.replace("  name: reviews\n", "  name: reviews\n  annotations:\n    team: red\n"),
+    ];
+    for text in &unrelated[..3] {
+        let (changed, work) = connected.put(text);
+        assert_eq!(
+            (changed, work),
+            (BTreeSet::new(), Work::default()),
+            "{text}"
+        );
+    }
+    // An annotation is looked at, and makes no difference to anybody.
+    let (changed, _) = connected.put(&unrelated[3]);
+    assert_eq!(changed, BTreeSet::new());
+}
+
+#[test]
+fn a_pod_that_is_no_longer_ready_touches_the_endpoints_that_it_is_in() {
+    let mut connected = Connected::new(&[Flavour::Stock]);
+    let unready = MESH.replace(
+        "      containerPort: 8081\n    readinessProbe",
+        "      containerPort: 8081\n    # x\n    readinessProbe",
+    );
+    let unready = unready.replacen(
+        "        port: health\n",
+        "        port: health\nstatus:\n  conditions:\n  - type: Ready\n    status: \"False\"\n",
+        1,
+    );
+    assert_ne!(unready, MESH);
+    let (changed, work) = connected.put(&unready);
+    let endpoints = |subset: &str| {
+        format!(
+            "default/waypoint (Stock) ClusterLoadAssignment inbound-vip|9080|http{subset}|reviews.default.svc.cluster.local"
+        )
+    };
+    assert_eq!(changed, BTreeSet::from([endpoints(""), endpoints("/v1")]));
+    assert_eq!(
+        work,
+        Work {
+            inputs: 1,
+            endpoints: 1,
+            ..Work::default()
+        }
+    );
+}
+
+#[test]
+fn a_new_subset_touches_its_own_resources() {
+    let mut connected = Connected::new(&[Flavour::Stock]);
+    let with_subset = MESH.replace(
+        "  - name: v2\n    labels:\n      version: v2\n",
+        "  - name: v2\n    labels:\n      version: v2\n  - name: v3\n    labels:\n      version: v3\n",
+    );
+    assert_ne!(with_subset, MESH);
+    let (changed, _) = connected.put(&with_subset);
+    let v3 = "inbound-vip|9080|http/v3|reviews.default.svc.cluster.local";
+    assert_eq!(
+        changed,
+        BTreeSet::from([
+            format!("default/waypoint (Stock) Cluster {v3}"),
+            format!("default/waypoint (Stock) ClusterLoadAssignment {v3}"),
+        ])
+    );
 }

@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 use std::fs::DirBuilder;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use tonic::transport::Server;
 use tracing::{error, info, warn};
 use waymark_identity::ca::ServingName;
@@ -38,7 +37,7 @@ use crate::ipam::Ipam;
 use crate::metrics::Metrics;
 use crate::serve::{self, CapturedWorkloads, XdsSource};
 use crate::source::directory::Directory;
-use crate::status::StatusFile;
+use crate::status::{ReplicaStatus, StatusFile};
 use crate::token::{TokenFiles, TokenKey};
 use crate::translate::input::MeshSettings;
 use crate::view::ControlPlane;
@@ -175,6 +174,14 @@ pub(super) async fn start(settings: Settings, shutdown: Shutdown) -> Result<Runn
     let opened = tokio::task::spawn_blocking(move || Directory::open(&mesh_dir)).await;
     let (directory, first) =
         opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+    let status = StatusFile::open(&state.join("status.json"));
+    let remembered = remembered(&status);
+    if settings.deploy != Deploy::No {
+        let processes = remembered
+            .iter()
+            .filter_map(|(waypoint, name, _, pid)| Some((waypoint.clone(), name.clone(), (*pid)?)));
+        core.remember(processes);
+    }
     core.take(first);
 
     let tasks = Tasks::new();
@@ -186,10 +193,7 @@ pub(super) async fn start(settings: Settings, shutdown: Shutdown) -> Result<Runn
         }
     });
     tasks.spawn("take changes", take_changes(core.clone(), received));
-    tasks.spawn(
-        "write statuses",
-        write_statuses(core.clone(), view, state.join("status.json")),
-    );
+    tasks.spawn("write statuses", write_statuses(core.clone(), view, status));
     tasks.spawn(
         "renew certificate and tokens",
         renew(
@@ -206,7 +210,10 @@ pub(super) async fn start(settings: Settings, shutdown: Shutdown) -> Result<Runn
                 "issue waypoint tokens",
                 issue_tokens(core.desired(), trust.tokens),
             );
-            tasks.spawn("watch connections", watch_connections(core, registry));
+            tasks.spawn(
+                "watch connections",
+                watch_connections(core, registry, remembered),
+            );
             None
         }
         Deploy::Yes | Deploy::AndKeep => {
@@ -356,22 +363,49 @@ async fn take_changes(
 }
 
 async fn take_replicas(core: Arc<Core>, mut states: watch::Receiver<Arc<ReplicaStates>>) {
+    let forget = tokio::time::sleep(REMEMBERED);
+    tokio::pin!(forget);
+    let mut forgotten = false;
     loop {
         let current = states.borrow_and_update().clone();
         core.replicas(current);
-        if states.changed().await.is_err() {
-            return;
+        tokio::select! {
+            changed = states.changed() => if changed.is_err() { return },
+            () = &mut forget, if !forgotten => {
+                forgotten = true;
+                core.forget_remembered();
+            }
         }
     }
 }
 
-/// Where nobody starts waypoints, those that are connected and have accepted their listeners are the replicas.
-async fn watch_connections(core: Arc<Core>, registry: Registry) {
+/// Replicas that were ready when the last control plane ended.
+type Remembered = Vec<(WaypointKey, Arc<str>, IpAddr, Option<u32>)>;
+
+fn remembered(status: &StatusFile) -> Remembered {
+    let replica = |(waypoint, replica): (WaypointKey, &ReplicaStatus)| {
+        Some((
+            waypoint,
+            replica.name.as_str().into(),
+            replica.address.parse().ok()?,
+            replica.pid,
+        ))
+    };
+    status.ready_replicas().filter_map(replica).collect()
+}
+
+/// Where nobody starts waypoints, those that are connected and have accepted their listeners are the replicas. One whose
+/// connection is gone has some time to come back: it may well be alive.
+async fn watch_connections(core: Arc<Core>, registry: Registry, remembered: Remembered) {
+    let mut seen: BTreeMap<(WaypointKey, Arc<str>), (IpAddr, Instant)> = remembered
+        .into_iter()
+        .map(|(waypoint, name, address, _)| ((waypoint, name), (address, Instant::now())))
+        .collect();
     let mut ticks = interval(CONNECTIONS_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let mut replicas: BTreeMap<WaypointKey, BTreeMap<Arc<str>, IpAddr>> = BTreeMap::new();
+        let now = Instant::now();
         for connection in registry.connections() {
             let configured = connection
                 .types
@@ -379,8 +413,16 @@ async fn watch_connections(core: Arc<Core>, registry: Registry) {
                 .is_some_and(|status| !status.nonce_acked.is_empty());
             let replica = core.read(|inner| serve::replica_of(&inner.index, &connection.client));
             if let Some((waypoint, name, address)) = replica.filter(|_| configured) {
-                replicas.entry(waypoint).or_default().insert(name, address);
+                seen.insert((waypoint, name), (address, now));
             }
+        }
+        seen.retain(|_, (_, at)| now.duration_since(*at) < CONNECTION_GONE);
+        let mut replicas: BTreeMap<WaypointKey, BTreeMap<Arc<str>, IpAddr>> = BTreeMap::new();
+        for ((waypoint, name), (address, _)) in &seen {
+            replicas
+                .entry(waypoint.clone())
+                .or_default()
+                .insert(name.clone(), *address);
         }
         core.connected(replicas);
     }
@@ -408,14 +450,13 @@ async fn issue_tokens(mut desired: watch::Receiver<Desired>, tokens: Arc<TokenFi
     }
 }
 
-async fn write_statuses(core: Arc<Core>, view: Arc<ControlPlane>, path: PathBuf) {
+async fn write_statuses(core: Arc<Core>, view: Arc<ControlPlane>, mut file: StatusFile) {
     let mut revision = core.revision();
-    let mut file = StatusFile::open(&path);
     loop {
         revision.borrow_and_update();
         let now = time::OffsetDateTime::now_utc();
         if let Err(error) = core.read(|inner| file.update(inner, now)) {
-            error!(%error, file = %path.display(), "status is not written");
+            error!(%error, "status is not written");
         }
         view.set_status(file.current().clone());
         if revision.changed().await.is_err() {
@@ -456,6 +497,10 @@ const ROOT_CERT: &str = "root-cert.pem";
 const BATCHES: usize = 4;
 /// Spec: control-plane.md 2.2.
 const MAX_STREAMS: u32 = 100_000;
+/// How long a process that was ready is taken to be so until it has been asked.
+const REMEMBERED: Duration = Duration::from_secs(10);
+/// Longer than clients wait between two attempts. Spec: ztunnel's back-off.
+const CONNECTION_GONE: Duration = Duration::from_secs(20);
 const CONNECTIONS_EVERY: Duration = Duration::from_millis(100);
 /// Certificates last a day, tokens longer.
 const RENEW_EVERY: Duration = Duration::from_secs(6 * 3600);

@@ -507,11 +507,9 @@ async fn after_a_restart_nothing_is_sent_twice() {
         (type_url::ROUTE, 1),
         "{seen:?}"
     );
-    // The waypoint itself comes and goes with its connection; nothing else changed.
-    let replica_only = BTreeSet::from([replica.to_owned()]);
+    // Not even that the waypoint was away for a moment.
     while let Ok(seen) = node.seen.try_recv() {
-        assert!(seen.names.is_subset(&replica_only), "{seen:?}");
-        assert!(seen.removed.iter().all(|name| name == replica), "{seen:?}");
+        assert!(seen.names.is_empty() && seen.removed.is_empty(), "{seen:?}");
     }
     second.stop().await;
 }

@@ -7,7 +7,7 @@ use waymark_api::gateway::{Gateway, ListenerProtocol, WaypointForm};
 use waymark_api::meta::Kind;
 use waymark_api::names;
 
-use super::{Address, Condition, GatewayStatus, ReplicaStatus};
+use super::{Address, Condition, GatewayStatus, READY, ReplicaStatus};
 use crate::core::Inner;
 use crate::deploy::{Phase, ReplicaKey, ReplicaState};
 use crate::facts::ReplicaSource;
@@ -169,11 +169,11 @@ fn replicas(inner: &Inner, key: &WaypointKey, deployment: &Deployment) -> Vec<Re
             .map(|(_, state)| *state);
         let (text, message) = match state.map(|state| &state.phase) {
             None if inner.facts.settings().replicas == ReplicaSource::Connections => {
-                ("Ready", String::new())
+                (READY, String::new())
             }
             None => ("Pending", String::new()),
             Some(Phase::Starting) => ("Starting", String::new()),
-            Some(Phase::Ready) => ("Ready", String::new()),
+            Some(Phase::Ready) => (READY, String::new()),
             Some(Phase::Backoff { why }) => ("Backoff", why.clone()),
             Some(Phase::Draining) => ("Draining", String::new()),
         };

@@ -16,6 +16,7 @@ pub mod route;
 pub mod telemetry;
 
 mod cluster;
+mod dns;
 mod downstream;
 mod http;
 mod listener;

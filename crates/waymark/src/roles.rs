@@ -41,7 +41,6 @@ enum Role {
     /// certificates.
     Controlplane(Box<waymark_controlplane::Args>),
     /// A waypoint proxy.
-    #[cfg(any())]
     Waypoint(Box<waymark_waypoint::Args>),
     /// The node proxy of the secure overlay.
     Node(Box<waymark_node::Args>),
@@ -66,7 +65,6 @@ pub(crate) fn run(args: RunArgs) -> ExitCode {
                 |shutdown| waymark_controlplane::run(*args, shutdown),
             )
         }
-        #[cfg(any())]
         Role::Waypoint(args) => {
             let drain = args.drain();
             drive(

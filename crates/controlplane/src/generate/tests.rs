@@ -335,3 +335,61 @@ fn a_new_subset_touches_its_own_resources() {
         ])
     );
 }
+
+const HTTP_ROUTE: &str = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata:
+  name: reviews
+  namespace: NAMESPACE
+spec:
+  parentRefs:
+  - group: ''
+    kind: Service
+    name: reviews
+    namespace: default
+  rules:
+  - backendRefs:
+    - name: BACKEND
+      namespace: BACKENDS
+      port: 9080
+";
+
+fn http_route(namespace: &str, backend: &str, of: &str) -> String {
+    HTTP_ROUTE
+        .replace("NAMESPACE", namespace)
+        .replace("BACKENDS", of)
+        .replace("BACKEND", backend)
+}
+
+#[test]
+fn an_http_route_is_its_services_and_a_backend_elsewhere_brings_its_clusters() {
+    let mut connected = Connected::new(&[Flavour::Stock]);
+    let routes = "default/waypoint (Stock) RouteConfiguration inbound-vip|9080|http|reviews.default.svc.cluster.local";
+    let (changed, _) = connected.put(&http_route("default", "reviews", "default"));
+    assert_eq!(changed, names(&[routes]));
+    // A route of another namespace holds for that namespace's clients, and this waypoint is none.
+    let (changed, _) = connected.put(&http_route("third", "other", "elsewhere"));
+    assert_eq!(changed, BTreeSet::new());
+
+    let far = "
+apiVersion: v1
+kind: Service
+metadata: {name: far, namespace: third}
+spec: {ports: [{name: http, port: 9080}]}
+";
+    connected.put(far);
+    let (changed, _) = connected.put(&http_route("default", "far", "third"));
+    let far = "outbound|9080||far.third.svc.cluster.local";
+    let expected = [
+        routes.to_owned(),
+        format!("default/waypoint (Stock) Cluster {far}"),
+        format!("default/waypoint (Stock) ClusterLoadAssignment {far}"),
+    ];
+    assert_eq!(changed, BTreeSet::from(expected.clone()));
+    // And they go when nobody names it any more.
+    let (changed, _) = connected.put(&http_route("default", "reviews", "default"));
+    assert_eq!(changed, BTreeSet::from(expected));
+    let (changed, work) = connected.put("apiVersion: v1\nkind: Service\nmetadata: {name: far, namespace: third}\nspec: {ports: [{name: tcp, port: 9080}]}\n");
+    assert_eq!((changed, work), (BTreeSet::new(), Work::default()));
+}

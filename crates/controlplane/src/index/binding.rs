@@ -302,3 +302,6 @@ fn remove_from<K: Ord, V: Ord>(map: &mut BTreeMap<K, BTreeSet<V>>, key: &K, valu
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

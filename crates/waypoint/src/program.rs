@@ -31,7 +31,7 @@ pub use self::chain::{
 pub use self::cluster::{
     Breakers, Cluster, Discovery, DnsHost, DnsSettings, Endpoint, EndpointHealth, EndpointKind,
     EndpointSet, LbPolicy, LocalityEndpoints, LocalityName, Priority, ServiceName, SlowStart,
-    TcpKeepAlive, Thresholds, UpstreamHttp, UpstreamHttp2, UpstreamProtocol, WorkloadName,
+    Thresholds, UpstreamHttp, UpstreamHttp2, UpstreamProtocol, WorkloadName,
 };
 pub use self::destinations::{Destinations, DestinationsBuilder, SniffedProtocol, Target};
 pub use self::hbone::{HboneServer, PeerRule, TunnelClient};

@@ -53,7 +53,6 @@ pub(crate) fn named(name: &str, lb: LbPolicy, names: &mut Names) -> Cluster {
                 keep_alive: None,
             },
         },
-        tcp_keep_alive: None,
         service: None,
         subset: None,
         config: None,

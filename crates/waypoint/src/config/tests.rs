@@ -444,3 +444,101 @@ fn a_resource_of_the_wrong_type_or_name_is_refused() {
     );
     assert!(why.ends_with("was not asked for"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn named_endpoints_are_resolved_and_kept() {
+    use std::collections::BTreeMap;
+    use std::io;
+    use std::net::IpAddr;
+    use std::sync::Mutex;
+    use std::time::Duration;
+
+    use futures_util::future::BoxFuture;
+
+    /// Answers from a table, and counts.
+    #[derive(Default)]
+    struct Table(Mutex<(BTreeMap<String, Vec<IpAddr>>, u32)>);
+
+    impl Resolve for Table {
+        fn resolve<'a>(&'a self, host: &'a str) -> BoxFuture<'a, io::Result<Vec<IpAddr>>> {
+            let mut table = self.0.lock().unwrap();
+            table.1 += 1;
+            let found = table
+                .0
+                .get(host)
+                .cloned()
+                .ok_or(io::ErrorKind::NotFound.into());
+            Box::pin(std::future::ready(found))
+        }
+    }
+
+    let mut cluster = fixture::cluster("inbound-vip|443|tcp|api.default.svc.cluster.local");
+    let host = |name: &str| {
+        serde_json::json!({
+            "endpoint": { "address": { "socket_address": { "address": name, "port_value": 443 } } },
+        })
+    };
+    cluster["type"] = "STRICT_DNS".into();
+    cluster["dns_refresh_rate"] = "60s".into();
+    cluster["dns_lookup_family"] = "V4_ONLY".into();
+    cluster["load_assignment"] = serde_json::json!({
+        "cluster_name": "x", "endpoints": [{ "lb_endpoints": [host("api.example"), host("127.9.9.9")] }],
+    });
+    cluster
+        .as_object_mut()
+        .unwrap()
+        .shift_remove("eds_cluster_config");
+    let mut world = World::new();
+    let table = Arc::new(Table::default());
+    let set = |addresses: &[&str]| {
+        let addresses = addresses.iter().map(|a| a.parse().unwrap()).collect();
+        table
+            .0
+            .lock()
+            .unwrap()
+            .0
+            .insert("api.example".into(), addresses);
+    };
+    set(&["127.9.9.2", "::1", "127.9.9.1"]);
+    let drain = waymark_rt::Drain::new(Duration::ZERO);
+    let resolver: Arc<dyn Resolve> = Arc::clone(&table) as _;
+    let _task = waymark_rt::spawn(
+        "dns",
+        world
+            .config
+            .clone()
+            .resolve_names(resolver, drain.shutdown()),
+    );
+    world.send(type_url::CLUSTER, &[cluster], &[]).unwrap();
+    let cluster = Arc::clone(world.cell.load().clusters().next().unwrap());
+    let endpoints = || -> Vec<String> {
+        cluster
+            .endpoints
+            .load()
+            .iter()
+            .map(|e| e.text.to_string())
+            .collect()
+    };
+    let until = async |want: &[&str]| {
+        // Time is paused: it moves only when everybody waits.
+        for _ in 0..1000 {
+            if endpoints() == want {
+                return;
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        panic!("{:?} instead of {want:?}", endpoints());
+    };
+    until(&["127.9.9.1:443", "127.9.9.2:443", "127.9.9.9:443"]).await;
+    let generation = cluster.endpoints.load().generation;
+    set(&["127.9.9.3"]);
+    until(&["127.9.9.3:443", "127.9.9.9:443"]).await;
+    assert_eq!(cluster.endpoints.load().generation, generation + 1);
+    // A name that no longer resolves keeps its addresses.
+    table.0.lock().unwrap().0.clear();
+    let queries = table.0.lock().unwrap().1;
+    while table.0.lock().unwrap().1 == queries {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert_eq!(endpoints(), ["127.9.9.3:443", "127.9.9.9:443"]);
+}

@@ -16,7 +16,7 @@ use waymark_proto::type_url;
 use super::DecodeError;
 use super::at::{At, Notes, unsupported};
 use super::endpoints::{self, ORIGINAL_DST, server_listener_name};
-use super::http_options::{Upstream, tcp_keep_alive, upstream};
+use super::http_options::{Upstream, upstream};
 use super::tls;
 use super::values::{
     ads, duration, inner_type, istio_config, metadata_text, positive, u32_value, unpack,
@@ -270,6 +270,11 @@ pub(super) fn decode(
                 .error("TLS to endpoints is not supported (only tunnels are TLS)"));
         }
     };
+    connection_options(
+        notes,
+        at.field("upstream_connection_options"),
+        upstream_connection_options,
+    )?;
     let named = names.cluster(&name);
     let cluster = Cluster {
         id: named.id,
@@ -285,11 +290,6 @@ pub(super) fn decode(
         )?,
         protocol: options.protocol,
         http: options.http,
-        tcp_keep_alive: connection_options(
-            notes,
-            at.field("upstream_connection_options"),
-            upstream_connection_options,
-        )?,
         service: service_name(metadata.as_ref()),
         subset: metadata_text(metadata.as_ref(), "istio", &["subset"]).map(Arc::from),
         config: istio_config(metadata.as_ref()),
@@ -768,8 +768,8 @@ fn connection_options(
     notes: &mut Notes,
     at: At<'_>,
     value: Option<pb::UpstreamConnectionOptions>,
-) -> Result<Option<crate::program::TcpKeepAlive>, DecodeError> {
-    let Some(value) = value else { return Ok(None) };
+) -> Result<(), DecodeError> {
+    let Some(value) = value else { return Ok(()) };
     let pb::UpstreamConnectionOptions {
         tcp_keepalive,
         set_local_interface_name_on_upstream_connections,
@@ -777,11 +777,16 @@ fn connection_options(
     } = value;
     unsupported!(at; set_local_interface_name_on_upstream_connections);
     notes.add_if(
+        &tcp_keepalive,
+        at.field("tcp_keepalive"),
+        "connections are probed as all others are",
+    );
+    notes.add_if(
         &happy_eyeballs_config,
         at.field("happy_eyeballs_config"),
         "only the first address is used",
     );
-    Ok(tcp_keepalive.map(tcp_keep_alive))
+    Ok(())
 }
 
 fn service_name(metadata: Option<&core::Metadata>) -> Option<ServiceName> {

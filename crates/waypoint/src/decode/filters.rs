@@ -310,6 +310,12 @@ pub(super) fn istio_stats(
         rotation_interval: _,
         graceful_deletion_interval: _,
     } = config;
+    if !disable_host_header_fallback {
+        notes.add(
+            at.field("disable_host_header_fallback"),
+            "services are never named by the Host header",
+        );
+    }
     notes.add_if(
         &metrics,
         at.field("metrics"),
@@ -333,7 +339,6 @@ pub(super) fn istio_stats(
         .transpose()?;
     let tcp_reporting = reporting.unwrap_or(std::time::Duration::from_secs(5));
     Ok(StatsOptions {
-        host_header_fallback: !disable_host_header_fallback,
         tcp_reporting: Some(tcp_reporting).filter(|d| !d.is_zero()),
     })
 }

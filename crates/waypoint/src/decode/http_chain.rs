@@ -26,8 +26,6 @@ const MAX_HEADERS_BYTES: u32 = 60 << 10;
 const MAX_HEADERS: u32 = 100;
 /// Envoy's default for a silent stream.
 const STREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
-/// Envoy's default between the GOAWAYs.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 const SERVER_NAME: &str = "envoy";
 
 /// Everything of a connection manager but filters and routes.
@@ -352,6 +350,11 @@ fn manager(
         common_http_protocol_options,
     )?;
     let off = |name: &'static str, value: Option<_>| timer(at.field(name), value.as_ref(), None);
+    notes.add_if(
+        &drain_timeout,
+        at.field("drain_timeout"),
+        "connections drain within the process's own time",
+    );
     let timeouts = HttpTimeouts {
         idle: common.idle_timeout,
         max_connection: common.max_connection_duration,
@@ -363,11 +366,6 @@ fn manager(
         )?,
         request: off("request_timeout", request_timeout)?,
         request_headers: off("request_headers_timeout", request_headers_timeout)?,
-        drain: timer(
-            at.field("drain_timeout"),
-            drain_timeout.as_ref(),
-            Some(DRAIN_TIMEOUT),
-        )?,
     };
     let max_request_headers_bytes = match u32_value(max_request_headers_kb) {
         None => MAX_HEADERS_BYTES,
@@ -464,20 +462,18 @@ fn request_id(
     in_response: bool,
     extension: Option<pb::RequestIdExtension>,
 ) -> Result<RequestIdOptions, DecodeError> {
-    let mut pack_trace_reason = true;
     if let Some(any) = extension.and_then(|e| e.typed_config) {
         let at = at.field("request_id_extension");
         let at = at.field("typed_config");
+        // There is no trace whose reason could be packed.
         let uuid::UuidRequestIdConfig {
-            pack_trace_reason: pack,
+            pack_trace_reason: _,
             use_request_id_for_trace_sampling: _,
         } = unpack(at, &any)?;
-        pack_trace_reason = flag(pack, true);
     }
     Ok(RequestIdOptions {
         generate: flag(generate, true),
         in_response,
-        pack_trace_reason,
     })
 }
 

@@ -382,18 +382,3 @@ pub(super) fn upstream(
         http2,
     })
 }
-
-/// A `TcpKeepalive`.
-pub(super) fn tcp_keep_alive(value: core::TcpKeepalive) -> crate::program::TcpKeepAlive {
-    let core::TcpKeepalive {
-        keepalive_probes,
-        keepalive_time,
-        keepalive_interval,
-    } = value;
-    let seconds = |v| u32_value(v).map(|n| Duration::from_secs(u64::from(n)));
-    crate::program::TcpKeepAlive {
-        probes: u32_value(keepalive_probes),
-        time: seconds(keepalive_time),
-        interval: seconds(keepalive_interval),
-    }
-}

@@ -20,7 +20,6 @@ use crate::route::Weighted;
 const TCP_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 /// What a chain reports where nothing else is said.
 const REPORTING: StatsOptions = StatsOptions {
-    host_header_fallback: false,
     tcp_reporting: Some(Duration::from_secs(5)),
 };
 /// Carries the CONNECT's authority on to the next internal connection, of which there is none here.

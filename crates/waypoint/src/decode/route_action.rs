@@ -390,7 +390,7 @@ pub(super) fn retry(at: At<'_>, message: pb::RetryPolicy) -> Result<RetryPolicy,
         refresh_cluster_on_retry,
     } = message;
     unsupported!(
-        at; retry_priority, retry_options_predicates, rate_limited_retry_back_off, retriable_headers,
+        at; per_try_idle_timeout, retry_priority, retry_options_predicates, rate_limited_retry_back_off, retriable_headers,
         retriable_request_headers, refresh_cluster_on_retry,
     );
     let on = RetryOn::parse(&retry_on).map_err(|unknown| {
@@ -430,11 +430,6 @@ pub(super) fn retry(at: At<'_>, message: pb::RetryPolicy) -> Result<RetryPolicy,
         status_codes,
         num_retries: u32_value(num_retries).unwrap_or(1),
         per_try_timeout: timer(at.field("per_try_timeout"), per_try_timeout.as_ref(), None)?,
-        per_try_idle_timeout: timer(
-            at.field("per_try_idle_timeout"),
-            per_try_idle_timeout.as_ref(),
-            None,
-        )?,
         back_off: back_off(at.field("retry_back_off"), retry_back_off)?,
         host_selection_attempts: attempts,
         avoid_previous_hosts,

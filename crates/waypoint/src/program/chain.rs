@@ -186,8 +186,6 @@ pub struct RequestIdOptions {
     pub generate: bool,
     /// It is put on the response.
     pub in_response: bool,
-    /// The sampling decision is packed into it.
-    pub pack_trace_reason: bool,
 }
 
 /// Timers of a chain; `None` is off.
@@ -205,8 +203,6 @@ pub struct HttpTimeouts {
     pub request: Option<Duration>,
     /// Until the request's headers are complete.
     pub request_headers: Option<Duration>,
-    /// Between the first GOAWAY and the last.
-    pub drain: Option<Duration>,
 }
 
 /// The HTTP filters that exist, in the order of the chain.
@@ -236,8 +232,6 @@ pub enum HttpFilter {
 /// What `stats.PluginConfig` asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StatsOptions {
-    /// Use the Host header when no service is known.
-    pub host_header_fallback: bool,
     /// How often a TCP connection reports; `None`: only when it closes.
     pub tcp_reporting: Option<Duration>,
 }

@@ -35,8 +35,6 @@ pub struct Cluster {
     pub protocol: UpstreamProtocol,
     /// HTTP pool settings.
     pub http: UpstreamHttp,
-    /// Keep-alive of its own TCP connections (not those of tunnels).
-    pub tcp_keep_alive: Option<TcpKeepAlive>,
     /// The service it is of, for telemetry.
     pub service: Option<ServiceName>,
     /// `http/v1`.
@@ -211,17 +209,6 @@ pub struct UpstreamHttp2 {
     pub initial_connection_window_bytes: u32,
     /// PINGs.
     pub keep_alive: Option<crate::program::KeepAlive>,
-}
-
-/// TCP keep-alive probes; `None` is the kernel's default.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TcpKeepAlive {
-    /// Unanswered probes before the connection is given up.
-    pub probes: Option<u32>,
-    /// Idle time before the first probe.
-    pub time: Option<Duration>,
-    /// Time between probes.
-    pub interval: Option<Duration>,
 }
 
 /// A service, as `metadata.istio.services[0]` names it.

@@ -16,8 +16,6 @@ pub struct RetryPolicy {
     pub num_retries: u32,
     /// How long one attempt may take.
     pub per_try_timeout: Option<Duration>,
-    /// How long one attempt may be silent.
-    pub per_try_idle_timeout: Option<Duration>,
     /// Waits between attempts.
     pub back_off: BackOff,
     /// How often a host that was tried before is picked anew.

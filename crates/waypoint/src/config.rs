@@ -9,7 +9,6 @@
 //! - Endpoints change in place, without a new snapshot.
 
 mod clusters;
-mod dns;
 mod entry;
 mod link;
 mod listeners;
@@ -25,7 +24,6 @@ use waymark_proto::type_url;
 use waymark_rt::Clock;
 use waymark_xds::{AdsClient, Handler, NackReason, Subscriptions, Update};
 
-pub use self::dns::{Resolve, SystemResolver};
 pub use self::entry::{Dump, Dumped, Received, Refused};
 pub use self::node::NodeOptions;
 use self::state::State;
@@ -38,8 +36,6 @@ use crate::telemetry::ServerStats;
 pub struct Config {
     state: Arc<Mutex<State>>,
     readiness: Arc<watch::Sender<Readiness>>,
-    /// Generation of the last snapshot.
-    changes: Arc<watch::Sender<u64>>,
 }
 
 /// How far the configuration has come.
@@ -68,7 +64,6 @@ impl Config {
         Self {
             state: Arc::new(Mutex::new(State::new(cell, stats, clock))),
             readiness: Arc::new(watch::Sender::new(Readiness::default())),
-            changes: Arc::new(watch::Sender::new(0)),
         }
     }
 
@@ -116,10 +111,10 @@ impl Handler for Config {
             update.removed.len(),
             update.type_url.to_owned(),
         );
-        let (result, readiness, generation) = {
+        let (result, readiness) = {
             let mut state = self.state();
             let result = state.apply(update, subscriptions);
-            (result, state.readiness(), state.cell.load().generation)
+            (result, state.readiness())
         };
         debug!(
             type_url = kind,
@@ -128,8 +123,6 @@ impl Handler for Config {
             refused = result.is_err(),
             "xds update applied"
         );
-        self.changes
-            .send_if_modified(|known| std::mem::replace(known, generation) != generation);
         self.readiness.send_if_modified(|known| {
             let next = Readiness {
                 clusters: known.clusters || readiness.clusters,

@@ -43,7 +43,11 @@ pub(super) fn static_clusters(places: &Places) -> Vec<StaticCluster> {
 
 impl StaticCluster {
     pub(super) fn host_and_port(&self) -> (&str, u16) {
-        let (host, port) = self.address.rsplit_once(':').unwrap_or((&self.address, ""));
+        let address = self
+            .address
+            .trim_start_matches("http://")
+            .trim_start_matches("https://");
+        let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
         (
             host.trim_start_matches('[').trim_end_matches(']'),
             port.parse().unwrap_or(0),

@@ -229,7 +229,7 @@ fn same_name(asked: &str, said: &str) -> Result<(), DecodeError> {
 }
 
 /// Replaces a set of endpoints. Those that stay keep their figures.
-pub(super) fn replace(endpoints: &ArcSwap<EndpointSet>, next: EndpointSet) {
+fn replace(endpoints: &ArcSwap<EndpointSet>, next: EndpointSet) {
     let before = endpoints.load_full();
     let known: HashMap<EndpointKind, &Arc<EndpointStats>> =
         before.iter().map(|e| (e.kind, &e.stats)).collect();
@@ -261,7 +261,7 @@ pub(super) fn replace(endpoints: &ArcSwap<EndpointSet>, next: EndpointSet) {
 }
 
 /// Counts a cluster's endpoints.
-pub(super) fn membership(cluster: &Cluster) {
+fn membership(cluster: &Cluster) {
     let set = cluster.endpoints.load();
     let total = len(set.len());
     if cluster.stats.membership_total.value() != total {

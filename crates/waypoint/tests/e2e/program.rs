@@ -196,7 +196,6 @@ fn http_chain() -> HttpChain {
         request_id: RequestIdOptions {
             generate: true,
             in_response: false,
-            pack_trace_reason: true,
         },
         relay_100_continue: true,
         append_x_forwarded_port: false,
@@ -261,7 +260,6 @@ fn cluster(names: &mut Names, name: &str, endpoints: &[SocketAddr]) -> Cluster {
                 keep_alive: None,
             },
         },
-        tcp_keep_alive: None,
         service: None,
         subset: None,
         config: None,
@@ -324,7 +322,6 @@ pub(crate) fn default_retries() -> RetryPolicy {
         status_codes: Vec::new(),
         num_retries: 2,
         per_try_timeout: None,
-        per_try_idle_timeout: None,
         back_off: BackOff::DEFAULT,
         host_selection_attempts: 5,
         avoid_previous_hosts: true,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, UPGRADE};
-use http::{HeaderValue, Request, Response, StatusCode, Uri, Version as HttpVersion};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version as HttpVersion};
 use hyper::body::{Body as _, Incoming};
 use hyper::upgrade::OnUpgrade;
 use smallvec::SmallVec;
@@ -462,14 +462,18 @@ impl Forwarding<'_> {
         let informational = gate.clone();
         let mut request = Request::new(body.attempt(trailers, gate));
         *request.method_mut() = head.method.clone();
-        let mut headers = head.headers.clone();
+        let mut headers;
         match version {
             Version::Http1 => {
                 *request.uri_mut() = head.path.parse::<Uri>().map_err(bad)?;
+                headers = HeaderMap::with_capacity(head.headers.len() + 4);
                 if !head.authority.is_empty() {
                     let host =
                         HeaderValue::from_str(&head.authority).map_err(|_| Failure::Protocol)?;
-                    headers.insert(HOST, host);
+                    headers.insert(HOST, host); // first, where everybody expects it
+                }
+                for (name, value) in &head.headers {
+                    headers.append(name, value.clone());
                 }
                 if body.is_empty() && needs_zero_length(&head.method, &headers) {
                     headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
@@ -482,6 +486,7 @@ impl Forwarding<'_> {
                 }
             }
             Version::Http2 => {
+                headers = head.headers.clone();
                 let uri = Uri::builder()
                     .scheme("http")
                     .authority(head.authority.as_str())

@@ -7,6 +7,7 @@ use http::header::{
     CONNECTION, CONTENT_LENGTH, DATE, HOST, SERVER, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
+use smallvec::SmallVec;
 
 use crate::program::{HttpChain, ServerHeader};
 use crate::random::Random;
@@ -46,9 +47,15 @@ static STEERING: [HeaderName; 13] = [
     HeaderName::from_static("x-envoy-upstream-alt-stat-name"),
 ];
 
-static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-static HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+/// Headers of one connection.
+static HOP_BY_HOP: [HeaderName; 6] = [
+    CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    TRANSFER_ENCODING,
+    UPGRADE,
+    HeaderName::from_static("http2-settings"),
+];
 
 /// A request's wish to leave HTTP.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,31 +85,50 @@ pub(super) fn nominates_host(headers: &HeaderMap) -> bool {
 
 /// Removes what concerns this connection only; `te` keeps `trailers`, nothing else.
 pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    if headers.contains_key(CONNECTION) {
-        let nominated: Vec<HeaderName> = tokens(headers, &CONNECTION)
-            .filter_map(|t| t.parse().ok())
-            .collect();
-        for name in nominated.iter().filter(|name| **name != TE) {
-            headers.remove(name);
-        }
-        headers.remove(CONNECTION);
+    retain(headers, |_| true);
+}
+
+/// Removes what concerns the client's connection only, `Host` (which has a place of its own), and what no client may say.
+pub(super) fn remove_from_request(headers: &mut HeaderMap, chain: &HttpChain) {
+    retain(headers, |name| {
+        let steers = name.as_str().starts_with("x-envoy-") && STEERING.contains(name);
+        let spoofs = *name == FORWARDED_CLIENT_CERT && !chain.forward_client_cert;
+        *name != HOST && !steers && !spoofs
+    });
+}
+
+/// Keeps the headers that are not hop by hop and that `keep` keeps, in their order.
+fn retain(headers: &mut HeaderMap, keep: impl Fn(&HeaderName) -> bool) {
+    let nominated: SmallVec<[HeaderName; 2]> = tokens(headers, &CONNECTION)
+        .filter_map(|t| t.parse().ok())
+        .filter(|name| *name != TE)
+        .collect();
+    let te = headers.contains_key(TE).then(|| {
+        tokens(headers, &TE).any(|t| t.split(';').next().is_some_and(|t| t.trim() == "trailers"))
+    });
+    if te == Some(true) {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
     }
-    if headers.contains_key(TE) {
-        let trailers = tokens(headers, &TE)
-            .any(|t| t.split(';').next().is_some_and(|t| t.trim() == "trailers"));
-        headers.remove(TE);
-        if trailers {
-            headers.insert(TE, HeaderValue::from_static("trailers"));
-        }
+    let stays = |name: &HeaderName| {
+        let of_hop = HOP_BY_HOP.contains(name)
+            || nominated.contains(name)
+            || (*name == TE && te == Some(false));
+        !of_hop && keep(name)
+    };
+    if headers.keys().all(stays) {
+        return;
     }
-    for name in [
-        &KEEP_ALIVE,
-        &PROXY_CONNECTION,
-        &TRANSFER_ENCODING,
-        &UPGRADE,
-        &HTTP2_SETTINGS,
-    ] {
-        headers.remove(name);
+    // `HeaderMap::remove` moves the last header into the gap; what an application gets keeps its order.
+    let old = std::mem::take(headers);
+    headers.reserve(old.len());
+    let mut kept = None;
+    for (name, value) in old {
+        if let Some(name) = name {
+            kept = stays(&name).then_some(name);
+        }
+        if let Some(name) = &kept {
+            headers.append(name, value);
+        }
     }
 }
 
@@ -113,12 +139,6 @@ pub(super) fn prepare_request(
     local_port: u16,
     random: &Random,
 ) {
-    for name in &STEERING {
-        headers.remove(name);
-    }
-    if !chain.forward_client_cert {
-        headers.remove(&FORWARDED_CLIENT_CERT);
-    }
     if !headers.contains_key(&FORWARDED_PROTO) {
         headers.insert(FORWARDED_PROTO.clone(), HeaderValue::from_static("http"));
     }
@@ -138,7 +158,6 @@ pub(super) fn finish_response(headers: &mut HeaderMap, chain: &HttpChain) {
     headers.entry(DATE).or_insert_with(date);
     match chain.server_header {
         ServerHeader::Overwrite => {
-            headers.remove(SERVER); // so that it comes last, as it does with Envoy
             headers.insert(SERVER, chain.server_name.clone());
         }
         ServerHeader::AppendIfAbsent => {
@@ -247,6 +266,26 @@ mod tests {
         ] {
             assert!(left.iter().any(|l| l == kept), "{kept} of {left:?}");
         }
+    }
+
+    #[test]
+    fn what_stays_keeps_its_order() {
+        let all = [
+            ("a", "1"),
+            ("connection", "x"),
+            ("b", "2"),
+            ("x", "-"),
+            ("a", "3"),
+            ("te", "trailers"),
+            ("c", "4"),
+        ];
+        let mut headers = map(&all);
+        remove_hop_by_hop(&mut headers);
+        let left: Vec<_> = headers
+            .iter()
+            .map(|(n, v)| format!("{n}{}", v.to_str().unwrap()))
+            .collect();
+        assert_eq!(left, ["a1", "a3", "b2", "tetrailers", "c4"]);
     }
 
     #[test]

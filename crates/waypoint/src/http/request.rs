@@ -19,7 +19,7 @@ use super::filters::{self, Memory};
 use super::forward::{Forwarded, Forwarding, InFlight, UpstreamAnswer, response_edits};
 use super::headers::{
     self, DECORATOR, SERVICE_TIME, Upgrade, finish_response, nominates_host, prepare_request,
-    remove_hop_by_hop,
+    remove_from_request, remove_hop_by_hop,
 };
 use super::local_reply::LocalReply;
 use super::path::{Normalized, normalize};
@@ -210,13 +210,13 @@ fn begin(connection: &Rc<HttpConnection>, chain: &Arc<Chain>, parts: Parts) -> E
         mut headers,
         ..
     } = parts;
-    let host = headers.remove(HOST);
+    let host = headers.get(HOST).cloned();
     let authority = match (uri.authority(), host) {
         (Some(authority), _) => authority.as_str().to_owned(),
         (None, Some(host)) => String::from_utf8_lossy(host.as_bytes()).into_owned(),
         (None, None) => String::new(),
     };
-    remove_hop_by_hop(&mut headers);
+    remove_from_request(&mut headers, http_of(chain));
     let head = Head {
         method,
         path: uri.path_and_query().map_or("/", |p| p.as_str()).to_owned(),

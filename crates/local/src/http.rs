@@ -25,8 +25,12 @@ pub(crate) enum AskError {
     },
     #[error("ask {url}: no answer within {TIMEOUT:?}")]
     Timeout { url: String },
-    #[error("ask {url}: status {status}")]
-    Status { url: String, status: StatusCode },
+    #[error("{}", .said.trim())]
+    Status {
+        status: StatusCode,
+        /// The body, or the status in words.
+        said: String,
+    },
     #[error("ask {url}: answer is not the JSON expected")]
     Json {
         url: String,
@@ -60,14 +64,16 @@ pub(crate) async fn get(client: &HttpClient, url: &str) -> Result<Bytes, AskErro
             .await
             .map_err(|e| failed(Box::new(e)))?;
         let status = response.status();
+        let body = Limited::new(response.into_body(), MAX_BODY_BYTES);
+        let body = body.collect().await.map_err(failed)?.to_bytes();
         if status != StatusCode::OK {
+            let said = String::from_utf8_lossy(&body).into_owned();
             return Err(AskError::Status {
-                url: url.to_owned(),
                 status,
+                said: if said.trim().is_empty() { status.to_string() } else { said },
             });
         }
-        let body = Limited::new(response.into_body(), MAX_BODY_BYTES);
-        Ok(body.collect().await.map_err(failed)?.to_bytes())
+        Ok(body)
     };
     tokio::time::timeout(TIMEOUT, ask)
         .await

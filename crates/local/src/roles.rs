@@ -13,6 +13,8 @@ use crate::state_dir::StateDir;
 
 const POLL: Duration = Duration::from_millis(25);
 const READY_WITHIN: Duration = Duration::from_secs(20);
+/// An address that another program holds for this long is not coming free.
+const HOPELESS_AFTER: Duration = Duration::from_secs(2);
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 /// A role that ran this long starts again without delay.
@@ -41,8 +43,8 @@ pub enum RoleError {
         /// The last lines of the log.
         tail: String,
     },
-    /// It was not ready in time.
-    #[error("the {role} was not ready within {READY_WITHIN:?} ({waiting_for}); its log is {log}")]
+    /// It was not ready in time, or says that it can't be.
+    #[error("the {role} is not ready: {waiting_for}; its log is {log}")]
     NotReady {
         /// Which role.
         role: &'static str,
@@ -145,7 +147,8 @@ impl Role {
         pid_of: impl Fn(&A) -> u32,
         ready_url: impl Fn(&A) -> String,
     ) -> Result<A, RoleError> {
-        let deadline = Instant::now() + READY_WITHIN;
+        let started = Instant::now();
+        let deadline = started + READY_WITHIN;
         let mut waiting_for = format!("{} not written", file.display());
         loop {
             if let Some(status) = self.process.exited() {
@@ -166,7 +169,8 @@ impl Role {
                     Err(error) => waiting_for = error.to_string(),
                 }
             }
-            if Instant::now() > deadline {
+            let hopeless = waiting_for.contains("in use") && started.elapsed() > HOPELESS_AFTER;
+            if hopeless || Instant::now() > deadline {
                 return Err(RoleError::NotReady {
                     role: self.name,
                     waiting_for,
@@ -280,7 +284,8 @@ pub(crate) struct PodView {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct WaypointView {
     pub(crate) namespace: String,
-    pub(crate) name: String,
+    /// What the replicas are named after.
+    pub(crate) deployment: String,
     #[serde(default)]
     pub(crate) replicas: Vec<ReplicaView>,
 }

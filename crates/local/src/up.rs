@@ -128,7 +128,9 @@ impl UpError {
             Self::MeshDirectory { .. } => {
                 Some("give a directory of YAML manifests, or none for bookinfo")
             }
-            Self::Role(RoleError::Ended { tail, .. }) if tail.contains("in use") => Some(
+            Self::Role(
+                RoleError::Ended { tail: said, .. } | RoleError::NotReady { waiting_for: said, .. },
+            ) if said.contains("in use") => Some(
                 "another program listens there; another mesh on this machine uses the same addresses",
             ),
             Self::NotReady { .. } => {
@@ -311,7 +313,7 @@ impl<'a, 'p> Supervisor<'a, 'p> {
                     .done("pods", &format!("{} started", self.pods.len()));
             }
             for waypoint in &self.view.waypoints {
-                let name = format!("{}/{}", waypoint.namespace, waypoint.name);
+                let name = format!("{}/{}", waypoint.namespace, waypoint.deployment);
                 let ready =
                     !waypoint.replicas.is_empty() && waypoint.replicas.iter().all(|r| r.ready);
                 if !ready {
@@ -391,7 +393,7 @@ impl<'a, 'p> Supervisor<'a, 'p> {
                 .filter_map(|(w, r)| {
                     Some(WaypointInfo {
                         namespace: w.namespace.clone(),
-                        name: w.name.clone(),
+                        name: w.deployment.clone(),
                         address: r.address,
                         admin: r.admin,
                         pid: r.pid?,

@@ -18,3 +18,17 @@ pub fn until<T>(what: &str, limit: Duration, mut ask: impl FnMut() -> Option<T>)
         std::thread::park_timeout(POLL);
     }
 }
+
+/// Asks again until it holds, for at most `limit`; whether it came to hold.
+pub fn until_or(limit: Duration, mut ask: impl FnMut() -> bool) -> bool {
+    let start = Instant::now();
+    loop {
+        if ask() {
+            return true;
+        }
+        if start.elapsed() > limit {
+            return false;
+        }
+        std::thread::park_timeout(POLL);
+    }
+}

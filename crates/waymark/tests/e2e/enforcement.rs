@@ -8,7 +8,7 @@ use waymark_testkit::hbone::{Client, DialError, Issuer};
 use waymark_testkit::http;
 use waymark_testkit::mesh::Mesh;
 use waymark_testkit::netns::isolated;
-use waymark_testkit::wait::until;
+use waymark_testkit::wait::until_or;
 
 use crate::{WAYPOINT, block_on, waymark};
 
@@ -39,11 +39,12 @@ fn every_mode_decides_for_plain_text_and_for_hbone_alike() {
             ("off", Met::PodDirectly),
         ] {
             label_gateway(&mesh, mode);
-            until(
-                &format!("mode {mode:?} in force for plain text"),
-                Duration::from_secs(10),
-                || (plain_text(&mesh) == want).then_some(()),
-            );
+            let mut met = None;
+            let in_force = until_or(Duration::from_secs(10), || {
+                met = Some(plain_text(&mesh));
+                met.as_ref() == Some(&want)
+            });
+            assert!(in_force, "plain text, mode {mode:?}: {met:?}, want {want:?}");
             assert_eq!(
                 hbone(&mesh),
                 want,

@@ -44,7 +44,10 @@ fn every_mode_decides_for_plain_text_and_for_hbone_alike() {
                 met = Some(plain_text(&mesh));
                 met.as_ref() == Some(&want)
             });
-            assert!(in_force, "plain text, mode {mode:?}: {met:?}, want {want:?}");
+            assert!(
+                in_force,
+                "plain text, mode {mode:?}: {met:?}, want {want:?}"
+            );
             assert_eq!(
                 hbone(&mesh),
                 want,

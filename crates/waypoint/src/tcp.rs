@@ -1,5 +1,6 @@
 //! TCP chains: a client's tunnel spliced to an endpoint's, each direction with its own end.
 
+use std::convert::Infallible;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -14,7 +15,7 @@ use crate::downstream::Downstream;
 use crate::originate::{DialError, Upstream};
 use crate::program::{Chain, Cluster, Endpoint, EndpointKind, TcpChain};
 use crate::route::FormatContext;
-use crate::telemetry::{Facts, ResponseFlag, ResponseFlags};
+use crate::telemetry::{Facts, ResponseFlag, ResponseFlags, TcpReport};
 use crate::worker::Worker;
 
 /// Serves one tunnel by a TCP chain.
@@ -39,11 +40,15 @@ pub(crate) async fn serve(
         cluster: None,
         endpoint: None,
         counters: CopyCounters::default(),
+        report: None,
     };
     session.run(tunnel).await;
-    worker
-        .telemetry()
-        .tcp_closed(tcp, &session.context(), &session.facts());
+    worker.telemetry().tcp_closed(
+        tcp,
+        &session.context(),
+        &session.facts(),
+        session.report.as_ref(),
+    );
 }
 
 struct Session<'a> {
@@ -58,6 +63,7 @@ struct Session<'a> {
     cluster: Option<Arc<Cluster>>,
     endpoint: Option<Arc<Endpoint>>,
     counters: CopyCounters,
+    report: Option<TcpReport>,
 }
 
 impl Session<'_> {
@@ -88,9 +94,11 @@ impl Session<'_> {
         else {
             return;
         };
-        self.worker
+        let report = self
+            .worker
             .telemetry()
             .tcp_opened(self.tcp, &self.context(), &self.facts());
+        let report = &*self.report.insert(report);
         let _open = Open::begin(&config, &endpoint);
         let (idle, duration) = (self.tcp.idle_timeout, self.tcp.max_duration);
         let counters = &self.counters;
@@ -103,6 +111,7 @@ impl Session<'_> {
                 None
             }
             () = idle_for(counters, idle) => Some((None, "idle_timeout")),
+            never = keep_reporting(report, counters) => match never {},
             () = older_than(duration) => Some((Some(ResponseFlag::DT), "max_connection_duration")),
         };
         config
@@ -210,6 +219,20 @@ async fn idle_for(counters: &CopyCounters, limit: Option<Duration>) {
         } else if since.elapsed() >= limit {
             return;
         }
+    }
+}
+
+/// Reports the bytes that were copied, now and then.
+async fn keep_reporting(report: &TcpReport, counters: &CopyCounters) -> Infallible {
+    let Some(every) = report.interval() else {
+        return std::future::pending().await;
+    };
+    loop {
+        sleep(every).await;
+        report.update(
+            counters.forward.load(Ordering::Relaxed),
+            counters.backward.load(Ordering::Relaxed),
+        );
     }
 }
 

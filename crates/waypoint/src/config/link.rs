@@ -65,9 +65,7 @@ impl State {
             };
             match self.hop(&originate.cluster) {
                 Some(Hop::Tunnel(client)) => {
-                    let mut client = client.clone();
-                    client.access_logs.clone_from(&originate.access_logs);
-                    return Some(client);
+                    return Some(client.clone());
                 }
                 _ => warn!(
                     listener = name,

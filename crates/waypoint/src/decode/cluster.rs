@@ -261,7 +261,6 @@ pub(super) fn decode(
                 initial_stream_window_bytes: options.http2.initial_stream_window_bytes,
                 initial_connection_window_bytes: options.http2.initial_connection_window_bytes,
                 keep_alive: options.http2.keep_alive,
-                access_logs: Vec::new(),
             })
         }
         (Transport::InternalTls | Transport::Tls(_), _) => {

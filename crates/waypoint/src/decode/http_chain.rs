@@ -127,7 +127,6 @@ pub(super) struct Terminator {
     pub(super) http2: Http2,
     pub(super) server_name: HeaderValue,
     pub(super) idle_timeout: Option<Duration>,
-    pub(super) access_logs: Vec<AccessLog>,
     /// The cluster that CONNECTs go to.
     pub(super) cluster: String,
 }
@@ -156,13 +155,17 @@ pub(super) fn terminator(
     let Some(R::RouteConfig(config)) = manager.routes else {
         return Err(at.field("route_config").error("must be inline"));
     };
+    notes.add_if(
+        &manager.access_logs,
+        at.field("access_log"),
+        "refused CONNECTs are in the program's own log",
+    );
     let cluster = connect_route(at.field("route_config"), config)?;
     terminate_filters(notes, at, manager.http_filters)?;
     Ok(Terminator {
         http2: manager.http2,
         server_name: manager.server_name,
         idle_timeout: manager.common.idle_timeout,
-        access_logs: manager.access_logs,
         cluster,
     })
 }

@@ -78,8 +78,6 @@ pub struct DecodedChain {
 pub struct Originate {
     /// The cluster that makes them.
     pub cluster: Arc<str>,
-    /// Tunnels that failed are logged there.
-    pub access_logs: Vec<AccessLog>,
 }
 
 /// What all listeners have.
@@ -319,7 +317,6 @@ fn terminate(notes: &mut Notes, at: At<'_>, listener: Common) -> Result<Terminat
             peers,
             server_name: terminator.server_name,
             idle_timeout: terminator.idle_timeout,
-            access_logs: terminator.access_logs,
         },
         cluster: terminator.cluster.into(),
     })
@@ -458,7 +455,7 @@ fn originate(
             type_url::NETWORK_SET_FILTER_STATE if i + 1 < last => {}
             type_url::TCP_PROXY if i + 1 == last => {
                 let message = unpack(config_at, &any)?;
-                return tunnel(names, notes, config_at, listener.access_logs, message);
+                return tunnel(names, notes, config_at, message);
             }
             _ => return Err(unknown(at, &any)),
         }
@@ -472,11 +469,15 @@ fn tunnel(
     names: &mut Names,
     notes: &mut Notes,
     at: At<'_>,
-    mut logs: Vec<AccessLog>,
     message: network_pb::tcp_proxy::v3::TcpProxy,
 ) -> Result<Listener, DecodeError> {
     let network::Proxy { chain, tunnel } =
         network::proxy(names, notes, at, "".into(), None, message)?;
+    notes.add_if(
+        &chain.access_logs,
+        at.field("access_log"),
+        "tunnels that fail are in the log of what they were for",
+    );
     let at = at.field("tunneling_config");
     let network_pb::tcp_proxy::v3::tcp_proxy::TunnelingConfig {
         hostname,
@@ -506,9 +507,7 @@ fn tunnel(
     let crate::program::TcpDestination::One(cluster) = chain.to else {
         return Err(at.error("tunnels of weighted clusters are not supported"));
     };
-    logs.extend(chain.access_logs);
     Ok(Listener::Originate(Originate {
         cluster: cluster.name,
-        access_logs: logs,
     }))
 }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::program::{AccessLog, KeepAlive, StringMatch};
+use crate::program::{KeepAlive, StringMatch};
 
 /// How tunnels from clients are accepted.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,8 +24,6 @@ pub struct HboneServer {
     pub server_name: http::HeaderValue,
     /// A tunnel connection without streams is closed after that long.
     pub idle_timeout: Option<Duration>,
-    /// CONNECTs that failed are logged there.
-    pub access_logs: Vec<AccessLog>,
 }
 
 /// How tunnels to endpoints are made.
@@ -45,8 +43,6 @@ pub struct TunnelClient {
     pub initial_connection_window_bytes: Option<u32>,
     /// HTTP/2 PINGs.
     pub keep_alive: Option<KeepAlive>,
-    /// Tunnels that failed are logged there.
-    pub access_logs: Vec<AccessLog>,
 }
 
 /// The URI SANs that are accepted of a peer; one that matches is enough.

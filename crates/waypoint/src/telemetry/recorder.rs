@@ -1,8 +1,9 @@
 //! What the data path tells telemetry.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use crate::program::{AccessLog, Cluster, Endpoint, HttpChain, HttpFilter, TcpChain};
 use crate::route::{FormatContext, is_grpc};
@@ -50,6 +51,35 @@ pub struct Facts<'a> {
     pub endpoint: Option<&'a Endpoint>,
     /// The gRPC status of the response, where there is one.
     pub grpc_status: Option<u32>,
+}
+
+/// Counts the bytes of one TCP connection while it lasts.
+#[derive(Debug)]
+pub struct TcpReport {
+    series: Option<Arc<TcpSeries>>,
+    every: Option<Duration>,
+    received: Cell<u64>,
+    sent: Cell<u64>,
+}
+
+impl TcpReport {
+    /// How often to call [`TcpReport::update`]; `None`: never.
+    #[must_use]
+    pub fn interval(&self) -> Option<Duration> {
+        self.series.as_ref().and(self.every)
+    }
+
+    /// The bytes from the client and to it so far.
+    pub fn update(&self, received: u64, sent: u64) {
+        if let Some(series) = &self.series {
+            series
+                .received_bytes
+                .add(received.saturating_sub(self.received.replace(received)));
+            series
+                .sent_bytes
+                .add(sent.saturating_sub(self.sent.replace(sent)));
+        }
+    }
 }
 
 impl Telemetry {
@@ -108,20 +138,45 @@ impl Telemetry {
         Some(self.tcp.with(&labels, Arc::clone))
     }
 
-    /// A TCP connection was begun.
-    pub fn tcp_opened(&self, chain: &TcpChain, context: &FormatContext<'_>, facts: &Facts<'_>) {
-        if let Some(series) = self.tcp_series(chain, context, facts) {
+    /// A TCP connection was begun. What is given back counts its bytes while it lasts.
+    #[must_use]
+    pub fn tcp_opened(
+        &self,
+        chain: &TcpChain,
+        context: &FormatContext<'_>,
+        facts: &Facts<'_>,
+    ) -> TcpReport {
+        let series = self.tcp_series(chain, context, facts);
+        if let Some(series) = &series {
             series.opened.inc();
+        }
+        let every = chain.stats.as_ref().and_then(|s| s.tcp_reporting);
+        TcpReport {
+            series,
+            every,
+            received: Cell::new(0),
+            sent: Cell::new(0),
         }
     }
 
-    /// A TCP connection is over; its bytes are counted now.
-    pub fn tcp_closed(&self, chain: &TcpChain, context: &FormatContext<'_>, facts: &Facts<'_>) {
+    /// A TCP connection is over; the bytes that `report` has not counted are counted now.
+    pub fn tcp_closed(
+        &self,
+        chain: &TcpChain,
+        context: &FormatContext<'_>,
+        facts: &Facts<'_>,
+        report: Option<&TcpReport>,
+    ) {
         self.logs.write(&chain.access_logs, context);
         if let Some(series) = self.tcp_series(chain, context, facts) {
             series.closed.inc();
-            series.received_bytes.add(context.bytes_received);
-            series.sent_bytes.add(context.bytes_sent);
+            let before = report.map_or((0, 0), |r| (r.received.get(), r.sent.get()));
+            series
+                .received_bytes
+                .add(context.bytes_received.saturating_sub(before.0));
+            series
+                .sent_bytes
+                .add(context.bytes_sent.saturating_sub(before.1));
         }
     }
 
@@ -188,5 +243,55 @@ fn labels<'a>(context: &FormatContext<'a>, facts: &Facts<'a>) -> Labels<'a> {
         code: context.response_code,
         grpc_status: None,
         flags: context.flags,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::program::{Names, StatsOptions, TcpDestination};
+
+    #[test]
+    fn bytes_of_a_connection_are_counted_once() {
+        let telemetry = Telemetry::new(Arc::default(), SystemTime::UNIX_EPOCH);
+        let chain = TcpChain {
+            name: "c".into(),
+            stat_prefix: "c".into(),
+            to: TcpDestination::One(Names::default().cluster("c")),
+            idle_timeout: None,
+            max_duration: None,
+            max_connect_attempts: 1,
+            stats: Some(StatsOptions {
+                tcp_reporting: Some(Duration::from_secs(5)),
+            }),
+            access_logs: Vec::new(),
+        };
+        let (context, facts) = (FormatContext::default(), Facts::default());
+        let report = telemetry.tcp_opened(&chain, &context, &facts);
+        assert_eq!(report.interval(), Some(Duration::from_secs(5)));
+        report.update(3, 10);
+        report.update(3, 30);
+        let end = FormatContext {
+            bytes_received: 5,
+            bytes_sent: 31,
+            ..context
+        };
+        telemetry.tcp_closed(&chain, &end, &facts, Some(&report));
+        let all = telemetry.tcp.all();
+        let [series] = all.as_slice() else {
+            panic!("one series")
+        };
+        let f = &series.figures;
+        let values = [&f.opened, &f.closed, &f.received_bytes, &f.sent_bytes]
+            .map(crate::telemetry::Counter::value);
+        assert_eq!(values, [1, 1, 5, 31]);
+        let silent = TcpChain {
+            stats: None,
+            ..chain
+        };
+        assert_eq!(
+            telemetry.tcp_opened(&silent, &context, &facts).interval(),
+            None
+        );
     }
 }

@@ -159,7 +159,6 @@ fn hbone_server(max_concurrent_streams: u32) -> HboneServer {
         peers: same_trust_domain(),
         server_name: HeaderValue::from_static("istio-envoy"),
         idle_timeout: None,
-        access_logs: Vec::new(),
     }
 }
 
@@ -172,7 +171,6 @@ fn tunnel_client(port: u16) -> TunnelClient {
         initial_stream_window_bytes: None,
         initial_connection_window_bytes: None,
         keep_alive: None,
-        access_logs: Vec::new(),
     }
 }
 

@@ -12,6 +12,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("waymark-api", &[]),
     ("waymark-sys", &[]),
     ("waymark-rt", &["waymark-sys"]),
+    ("waymark-engine", &["waymark-rt"]),
     (
         "waymark-identity",
         &["waymark-proto", "waymark-rt", "waymark-sys"],

@@ -154,7 +154,7 @@ impl Generator {
         }
         let waypoint = self.waypoints.entry(key.clone()).or_default();
         let view = waypoint.views.entry(proxy.clone()).or_insert_with(|| {
-            let mut view = View::new(index);
+            let mut view = View::new(index, proxy.proxy());
             view.update(
                 &self.settings,
                 proxy.proxy(),

@@ -22,7 +22,7 @@ pub(super) struct View {
 }
 
 impl View {
-    pub(super) fn new(index: &Index) -> Self {
+    pub(super) fn new(index: &Index, proxy: &Proxy) -> Self {
         let mut set = ResourceSet::new("");
         for type_url in [
             type_url::CLUSTER,
@@ -32,7 +32,9 @@ impl View {
         ] {
             set.set(type_url, ResourceMap::new());
         }
-        set.set(type_url::WORKLOAD, index.workload_resources().clone());
+        if proxy.flavour == Flavour::IstioProxy {
+            set.set(type_url::WORKLOAD, index.workload_resources().clone());
+        }
         Self {
             set,
             produced: BTreeMap::new(),

@@ -185,10 +185,12 @@ impl Acceptor {
             return Err(AcceptError::TooManyConnections);
         }
         let deadline = Instant::now() + inner.settings.handshake_timeout;
+        let killed = drain.killed();
         let handshake = Box::pin(self.handshake(tcp));
         let result = tokio::select! {
             biased;
-            () = drain.cancelled() => Err(AcceptError::Timeout),
+            // A drain that has only begun lets it come up: what waits behind it is served, and then told to go away.
+            () = killed.cancelled() => Err(AcceptError::Timeout),
             result = timeout_at(deadline, handshake) => result.unwrap_or(Err(AcceptError::Timeout)),
         };
         match result {

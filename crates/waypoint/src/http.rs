@@ -41,6 +41,9 @@ const MAX_FRAME_BYTES: u32 = 64 * 1024;
 /// The most that HTTP/1 buffers of a request's head or body.
 const MIN_BUFFER_BYTES: usize = 16 * 1024;
 
+/// How long an idle HTTP/1 connection is left open when the drain has begun.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(1);
+
 /// The version that a connection speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wire {
@@ -77,12 +80,20 @@ impl HttpConnection {
             }
             Some(_) | None => self.close_after_response(),
         }
+        if self.worker.shared().drain.is_started() {
+            self.close_after_response();
+        }
         self.requests.set(self.requests.get().saturating_add(1));
         let most = exchange::http_of(&self.chain.borrow()).max_requests_per_connection;
         if most.is_some_and(|most| self.requests.get() >= most) {
             self.close_after_response();
         }
         (Arc::clone(&self.chain.borrow()), snapshot)
+    }
+
+    /// Whether the client should send no further request on it.
+    fn is_ending(&self) -> bool {
+        self.closing.get() || self.worker.shared().drain.is_started()
     }
 
     /// Ends the connection once what is open on it is answered.
@@ -93,23 +104,22 @@ impl HttpConnection {
     }
 
     /// Resolves when the connection should end although the client has not ended it.
-    async fn due(&self, idle: Option<Duration>, max: Option<Duration>) {
+    async fn due(&self, wire: Wire, idle: Option<Duration>, max: Option<Duration>) {
         let drain = self.worker.shared().drain.clone();
+        let drained = async {
+            drain.cancelled().await;
+            match wire {
+                // A GOAWAY costs no request.
+                Wire::Http2 => {}
+                // An HTTP/1 client learns it from its next response; one that sends none is not cut off right when it
+                // might be about to.
+                Wire::Http1 => self.idle_for(DRAIN_PATIENCE).await,
+            }
+        };
         let idle = async {
-            let Some(idle) = idle else {
-                return std::future::pending().await;
-            };
-            loop {
-                let since = if self.active.get() > 0 {
-                    Instant::now()
-                } else {
-                    self.idle_since.get()
-                };
-                let due = since + idle;
-                if due <= Instant::now() {
-                    return;
-                }
-                tokio::time::sleep_until(due.into()).await;
+            match idle {
+                Some(idle) => self.idle_for(idle).await,
+                None => std::future::pending().await,
             }
         };
         let max = async {
@@ -120,9 +130,28 @@ impl HttpConnection {
         };
         tokio::select! {
             () = self.close.notified() => {}
-            () = drain.cancelled() => {}
+            () = drained => {}
             () = idle => {}
             () = max => {}
+        }
+    }
+}
+
+impl HttpConnection {
+    /// Resolves when there was no request for so long.
+    async fn idle_for(&self, limit: Duration) {
+        loop {
+            let busy = self.active.get() > 0;
+            let since = if busy {
+                Instant::now()
+            } else {
+                self.idle_since.get()
+            };
+            let due = since + limit;
+            if due <= Instant::now() {
+                return;
+            }
+            tokio::time::sleep_until(due.into()).await;
         }
     }
 }
@@ -158,7 +187,7 @@ pub(crate) async fn serve(
             Ok::<_, Infallible>(response)
         }
     });
-    let due = connection.due(http.timeouts.idle, http.timeouts.max_connection);
+    let due = connection.due(wire, http.timeouts.idle, http.timeouts.max_connection);
     let io = TokioIo::new(ClientStream(tunnel));
     let ended = match wire {
         Wire::Http1 => {

@@ -113,20 +113,27 @@ pub async fn run(args: Args, shutdown: Shutdown, log: Option<LogHandle>) -> Resu
         follow(&settings, config.clone(), stats, shutdown.clone())?,
     );
 
-    tokio::select! {
+    let is_ready = tokio::select! {
         biased;
-        () = drain.cancelled() => {}
-        () = ready(&certificate, config.readiness()) => {
-            lifecycle.set(Phase::Live);
-            info!("ready");
-            workers.accept(hbone, &shared).await;
+        () = drain.cancelled() => false,
+        () = ready(&certificate, config.readiness()) => true,
+    };
+    if is_ready {
+        lifecycle.set(Phase::Live);
+        info!("ready");
+        let draining = async {
+            drain.cancelled().await;
+            lifecycle.set(Phase::Draining);
+            std::future::pending::<()>().await
+        };
+        tokio::select! {
+            () = workers.accept(hbone, &shared) => {}
+            () = draining => {}
         }
     }
     lifecycle.set(Phase::Draining);
-    info!(
-        connections = workers.open_connections().iter().sum::<usize>(),
-        "draining"
-    );
+    let open: usize = workers.open_connections().iter().sum();
+    info!(connections = open, "draining");
     // The workers end with their last connection, or at the deadline.
     if tokio::task::spawn_blocking(move || workers.join())
         .await

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::runtime::Builder;
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 use waymark_hbone::{Acceptor, ServerTls};
 use waymark_rt::Listener;
 
@@ -25,6 +25,9 @@ use crate::worker::{Shared, Worker};
 const QUEUE: usize = 128;
 /// How often a worker looks for what no request tells it: idle connections, endpoints that are gone.
 const SWEEP: Duration = Duration::from_secs(1);
+
+/// How long it takes until everybody has heard that a waypoint drains.
+const ACCEPT_WHILE_DRAINING: Duration = Duration::from_millis(300);
 
 /// The workers of a waypoint. They end when this is dropped and the drain has killed or finished what is open.
 pub struct Workers {
@@ -49,15 +52,21 @@ impl Workers {
         Ok(Self { workers })
     }
 
-    /// Accepts connections until the drain begins, each for the worker that has the fewest.
+    /// Accepts connections, each for the worker that has the fewest, until a moment after the drain has begun: who did not
+    /// hear of it yet is served, and told to go away.
     ///
     /// A kernel that spreads them by hash gives one worker the busiest two of three clients as often as not, and a source
     /// pod has but one connection.
     pub async fn accept(&self, mut listener: Listener, shared: &Shared) {
+        let drained = async {
+            shared.drain.cancelled().await;
+            sleep(ACCEPT_WHILE_DRAINING).await;
+        };
+        tokio::pin!(drained);
         loop {
             let (tcp, _) = tokio::select! {
                 biased;
-                () = shared.drain.cancelled() => return,
+                () = &mut drained => return,
                 accepted = listener.accept() => accepted,
             };
             let Some(worker) = self

@@ -358,15 +358,10 @@ impl Turn<'_> {
             }
         }
         *response.headers_mut() = head;
-        self.finish(facts, response.headers_mut());
         if reply.close {
             facts.connection.close_after_response();
-            if facts.protocol != "HTTP/2" {
-                response
-                    .headers_mut()
-                    .insert(CONNECTION, HeaderValue::from_static("close"));
-            }
         }
+        self.finish(facts, response.headers_mut());
         let is_head = facts.head.method == Method::HEAD;
         facts
             .bytes_sent
@@ -489,6 +484,9 @@ impl Turn<'_> {
             && let Some(id) = facts.head.headers.get(&headers::REQUEST_ID)
         {
             headers.insert(headers::REQUEST_ID.clone(), id.clone());
+        }
+        if facts.protocol != "HTTP/2" && facts.connection.is_ending() {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         finish_response(headers, facts.http());
         if !facts.http().access_logs.is_empty() {

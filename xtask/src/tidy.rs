@@ -56,6 +56,15 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "waymark-agent",
+        &[
+            "waymark-identity",
+            "waymark-proto",
+            "waymark-rt",
+            "waymark-sys",
+        ],
+    ),
+    (
         "waymark-cli",
         &["waymark-api", "waymark-proto", "waymark-rt"],
     ),
@@ -79,6 +88,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "waymark",
         &[
+            "waymark-agent",
             "waymark-cli",
             "waymark-controlplane",
             "waymark-local",

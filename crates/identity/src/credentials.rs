@@ -20,6 +20,32 @@ pub struct Credentials {
     key: Arc<CertifiedKey>,
     roots: Arc<Roots>,
     info: CertInfo,
+    exported: Option<Arc<PrivateKeyDer<'static>>>,
+}
+
+/// Whether a private key can be read again once it is in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyExport {
+    /// It cannot: the usual case.
+    Never,
+    /// It can, by whoever holds the credentials: for an agent that serves a proxy beside it.
+    Allowed,
+}
+
+/// A private key in PEM (PKCS#8). Has no `Debug` that shows it.
+pub struct PrivateKeyPem(String);
+
+impl PrivateKeyPem {
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for PrivateKeyPem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PrivateKeyPem(..)")
+    }
 }
 
 impl Credentials {
@@ -45,7 +71,31 @@ impl Credentials {
             key: Arc::new(key),
             roots,
             info,
+            exported: None,
         })
+    }
+
+    /// As [`Credentials::new`], and the key can be read again.
+    ///
+    /// # Errors
+    /// As [`Credentials::new`].
+    pub fn exportable(
+        key: PrivateKeyDer<'static>,
+        chain: Vec<CertificateDer<'static>>,
+        roots: Arc<Roots>,
+        now: SystemTime,
+    ) -> Result<Self, CredentialsError> {
+        let exported = Some(Arc::new(key.clone_key()));
+        Ok(Self {
+            exported,
+            ..Self::new(key, chain, roots, now)?
+        })
+    }
+
+    /// The private key, where these credentials were made with [`KeyExport::Allowed`].
+    pub fn exported_key(&self) -> Option<PrivateKeyPem> {
+        let key = self.exported.as_ref()?;
+        Some(PrivateKeyPem(pem("PRIVATE KEY", key.secret_der())))
     }
 
     /// Reads a key, a chain (leaf first) and roots in PEM.
@@ -239,10 +289,14 @@ pub(crate) fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, Cr
 
 /// A certificate in PEM, ending with a newline.
 pub(crate) fn to_pem(certificate: &CertificateDer<'_>) -> String {
+    pem("CERTIFICATE", certificate)
+}
+
+fn pem(label: &str, der: &[u8]) -> String {
     use base64::Engine;
-    let text = base64::engine::general_purpose::STANDARD.encode(certificate);
+    let text = base64::engine::general_purpose::STANDARD.encode(der);
     let mut pem = String::with_capacity(text.len() + text.len() / 64 + 64);
-    pem.push_str("-----BEGIN CERTIFICATE-----\n");
+    pem.push_str(&format!("-----BEGIN {label}-----\n"));
     let mut rest = text.as_str();
     while !rest.is_empty() {
         let (line, after) = rest.split_at(rest.len().min(64));
@@ -250,7 +304,7 @@ pub(crate) fn to_pem(certificate: &CertificateDer<'_>) -> String {
         pem.push('\n');
         rest = after;
     }
-    pem.push_str("-----END CERTIFICATE-----\n");
+    pem.push_str(&format!("-----END {label}-----\n"));
     pem
 }
 

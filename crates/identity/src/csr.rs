@@ -7,16 +7,17 @@ use std::time::SystemTime;
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, PublicKeyData, SanType};
 use rustls::pki_types::PrivateKeyDer;
 
-use crate::credentials::{Credentials, CredentialsError, certificates};
+use crate::credentials::{Credentials, CredentialsError, KeyExport, certificates};
 use crate::roots::Roots;
 use crate::spiffe::SpiffeId;
 
-/// A certificate request with its key, which never leaves the process.
+/// A certificate request with its key, which never leaves the process unless that is allowed.
 ///
 /// ECDSA P-256, empty subject, the identity as the only (critical) alternative name.
 pub struct Csr {
     identity: SpiffeId,
     key: KeyPair,
+    export: KeyExport,
     pem: String,
 }
 
@@ -26,6 +27,14 @@ impl Csr {
     /// # Errors
     /// When the system has no randomness.
     pub fn new(identity: &SpiffeId) -> Result<Self, CsrError> {
+        Self::with_export(identity, KeyExport::Never)
+    }
+
+    /// As [`Csr::new`], and says whether the key can be read from the credentials that come of it.
+    ///
+    /// # Errors
+    /// As [`Csr::new`].
+    pub fn with_export(identity: &SpiffeId, export: KeyExport) -> Result<Self, CsrError> {
         let key = KeyPair::generate().map_err(CsrError::Make)?;
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
@@ -38,6 +47,7 @@ impl Csr {
         Ok(Self {
             identity: identity.clone(),
             key,
+            export,
             pem,
         })
     }
@@ -69,7 +79,10 @@ impl Csr {
         }
         let roots = Roots::from_pem(roots).map_err(CredentialsError::Roots)?;
         let key = PrivateKeyDer::Pkcs8(self.key.serialize_der().into());
-        let credentials = Credentials::new(key, chain, Arc::new(roots), now)?;
+        let credentials = match self.export {
+            KeyExport::Never => Credentials::new(key, chain, Arc::new(roots), now)?,
+            KeyExport::Allowed => Credentials::exportable(key, chain, Arc::new(roots), now)?,
+        };
         match credentials.identity() {
             Some(got)
                 if got == self.identity && credentials.info().subject_alt_names.len() == 1 =>

@@ -18,7 +18,7 @@ pub mod tls;
 
 pub use ca::{Ca, CaError, Issued, SignError};
 pub use client::{BearerToken, CaClient, CaClientOptions};
-pub use credentials::{CertInfo, Credentials};
+pub use credentials::{CertInfo, Credentials, KeyExport, PrivateKeyPem};
 pub use csr::Csr;
 pub use roots::Roots;
 pub use serving::keep_serving;

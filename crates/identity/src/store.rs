@@ -23,7 +23,7 @@ use waymark_rt::{Clock, SystemClock, Tasks};
 
 pub use self::handle::{CertHandle, CertState, CertStatus, CertSummary, Unavailable, rfc3339};
 use crate::ca::{Ca, SignError};
-use crate::credentials::Credentials;
+use crate::credentials::{Credentials, KeyExport};
 use crate::csr::{Csr, CsrError};
 use crate::roots::Roots;
 use crate::spiffe::SpiffeId;
@@ -157,6 +157,8 @@ pub struct StoreOptions {
     pub retry_max: Duration,
     /// For one request.
     pub timeout: Duration,
+    /// Whether the private keys can be read from the credentials.
+    pub export: KeyExport,
 }
 
 impl Default for StoreOptions {
@@ -166,6 +168,7 @@ impl Default for StoreOptions {
             retry_min: Duration::from_millis(250),
             retry_max: Duration::from_secs(60),
             timeout: Duration::from_secs(10),
+            export: KeyExport::Never,
         }
     }
 }
@@ -220,7 +223,7 @@ struct Shared {
 
 impl Shared {
     async fn fetch(&self, identity: &SpiffeId) -> Result<Credentials, FetchError> {
-        let csr = Csr::new(identity)?;
+        let csr = Csr::with_export(identity, self.options.export)?;
         let timeout = self.options.timeout;
         let answer = tokio::time::timeout(timeout, self.source.sign(identity, csr.pem()));
         let chain = answer.await.map_err(|_| FetchError::Timeout(timeout))??;

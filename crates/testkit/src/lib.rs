@@ -5,4 +5,5 @@ pub mod hbone;
 pub mod http;
 pub mod mesh;
 pub mod netns;
+pub mod peers;
 pub mod wait;

@@ -19,6 +19,10 @@ pub fn bootstrap(settings: &Settings) -> Value {
     json!({
         "node": node(settings),
         "admin": { "address": address(settings.admin()) },
+        // Connections come from the waypoint's own address, as a pod's do.
+        "cluster_manager": {
+            "upstream_bind_config": { "source_address": { "address": ip(settings.address), "port_value": 0 } },
+        },
         "dynamic_resources": {
             "lds_config": ads(),
             "cds_config": ads(),

@@ -54,6 +54,17 @@ pub struct Gateway {
     pub name_override: Option<String>,
     /// Annotation `waymark.dev/replicas`, 1 when not given.
     pub replicas: u32,
+    /// Annotation `waymark.dev/waypoint-binary`; the control plane's choice when not given.
+    pub binary: Option<WaypointBinary>,
+}
+
+/// The program that serves as a waypoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WaypointBinary {
+    /// Ours.
+    Waymark,
+    /// A stock Envoy with an agent of ours beside it.
+    Envoy,
 }
 
 impl Gateway {

@@ -65,6 +65,8 @@ pub const COMMAND: &str = "waymark.dev/command";
 pub const APP_ADDRESS: &str = "waymark.dev/app-address";
 /// Annotation on Gateways: how many replicas of the waypoint run.
 pub const REPLICAS: &str = "waymark.dev/replicas";
+/// Annotation on Gateways: the program that serves as the waypoint, `waymark` or `envoy`.
+pub const WAYPOINT_BINARY: &str = "waymark.dev/waypoint-binary";
 /// Prefix of annotations on pods: the rest names a variable of the command's environment.
 pub const ENV_PREFIX: &str = "waymark.dev/env.";
 

@@ -477,6 +477,7 @@ fn desired(index: &Index) -> Vec<DesiredWaypoint> {
                     address: replica.address,
                 })
                 .collect(),
+            binary: deployment.binary,
             args: Vec::new(),
             env: Vec::new(),
         })

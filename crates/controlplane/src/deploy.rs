@@ -1,4 +1,5 @@
-//! Runs waypoints as processes of this machine: one `waymark run waypoint` for each replica of each waypoint Gateway.
+//! Runs waypoints as processes of this machine: one `waymark run waypoint` for each replica of each waypoint Gateway, or
+//! one `waymark run agent`, which has a stock Envoy beside it.
 //!
 //! Waypoints outlive the control plane: one that was killed finds them again (by their pid files, or by their command lines)
 //! and goes on watching them, instead of starting others.
@@ -35,6 +36,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::warn;
+use waymark_api::gateway::WaypointBinary;
 use waymark_identity::ServiceAccountRef;
 use waymark_rt::{Shutdown, Task, spawn};
 
@@ -55,6 +57,8 @@ pub struct DesiredWaypoint {
     pub service_account: String,
     /// Its replicas.
     pub replicas: Vec<DesiredReplica>,
+    /// The program that its Gateway asks for.
+    pub binary: Option<WaypointBinary>,
     /// Further arguments.
     pub args: Vec<OsString>,
     /// Further environment.
@@ -171,10 +175,34 @@ pub struct DeployOptions {
     pub tokens: Arc<TokenFiles>,
     /// Where they say that they are ready.
     pub ready_port: u16,
+    /// The program of Gateways that ask for none.
+    pub binary: WaypointBinary,
+    /// Where Envoy is, for those that are to be served by it.
+    pub envoy: Option<PathBuf>,
     /// How long one may drain until it is killed.
     pub drain: Duration,
     /// What becomes of them at the end.
     pub on_shutdown: OnShutdown,
+}
+
+impl DesiredWaypoint {
+    fn key(&self, replica: &DesiredReplica) -> ReplicaKey {
+        ReplicaKey {
+            namespace: self.namespace.clone(),
+            deployment: self.deployment.clone(),
+            index: replica.index,
+        }
+    }
+}
+
+impl DeployOptions {
+    fn dir(&self) -> PathBuf {
+        self.state_dir.join("waypoints")
+    }
+
+    fn replica_dir(&self, key: &ReplicaKey) -> PathBuf {
+        self.dir().join(key.dir_name())
+    }
 }
 
 /// The port of a waypoint's readiness. Spec: ARCHITECTURE.md, addresses.
@@ -185,15 +213,18 @@ pub const DRAIN: Duration = Duration::from_secs(30);
 /// The arguments of a replica's process: the one place that says how a waypoint is started.
 ///
 /// `run waypoint --name <deployment>-<index> --namespace NS --service-account SA --gateway G --address IP
-/// --xds-address HOST:PORT --ca-address HOST:PORT --root-cert FILE --token-file FILE`, then what the Gateway adds.
+/// --xds-address HOST:PORT --ca-address HOST:PORT --root-cert FILE --token-file FILE`, then what the Gateway adds. With
+/// `envoy`, `run agent` with the same and `--envoy FILE --dir DIR --drain-seconds N`.
 pub fn waypoint_args(
     options: &DeployOptions,
     waypoint: &DesiredWaypoint,
     replica: &DesiredReplica,
     token_file: &Path,
+    envoy: Option<&Path>,
 ) -> Vec<OsString> {
     let name = format!("{}-{}", waypoint.deployment, replica.index);
-    let mut args: Vec<OsString> = vec!["run".into(), "waypoint".into()];
+    let role = if envoy.is_some() { "agent" } else { "waypoint" };
+    let mut args: Vec<OsString> = vec!["run".into(), role.into()];
     let pairs: [(&str, OsString); 9] = [
         ("--name", name.into()),
         ("--namespace", waypoint.namespace.as_str().into()),
@@ -213,6 +244,22 @@ pub fn waypoint_args(
             .into_iter()
             .flat_map(|(flag, value)| [flag.into(), value]),
     );
+    if let Some(envoy) = envoy {
+        let key = waypoint.key(replica);
+        let dir = options.replica_dir(&key).join("agent");
+        // It ends Envoy before it would be killed itself.
+        let drain = options.drain.as_secs().saturating_sub(1).max(1);
+        let pairs: [(&str, OsString); 3] = [
+            ("--envoy", envoy.into()),
+            ("--dir", dir.into()),
+            ("--drain-seconds", drain.to_string().into()),
+        ];
+        args.extend(
+            pairs
+                .into_iter()
+                .flat_map(|(flag, value)| [flag.into(), value]),
+        );
+    }
     args.extend(waypoint.args.iter().cloned());
     args
 }
@@ -328,19 +375,20 @@ impl Deployer {
     ) -> Result<Vec<(ReplicaKey, Arc<Spec>)>, DeployError> {
         let account = ServiceAccountRef::new(&waypoint.namespace, &waypoint.service_account)?;
         let token_file = self.options.tokens.ensure(&account)?;
+        let envoy = match waypoint.binary.unwrap_or(self.options.binary) {
+            WaypointBinary::Waymark => None,
+            WaypointBinary::Envoy => {
+                Some(self.options.envoy.as_deref().ok_or(DeployError::NoEnvoy)?)
+            }
+        };
         let spec = |replica: &DesiredReplica| {
             let command = CommandLine {
                 program: self.options.executable.clone(),
-                args: waypoint_args(&self.options, waypoint, replica, &token_file),
+                args: waypoint_args(&self.options, waypoint, replica, &token_file, envoy),
                 env: waypoint.env.clone(),
             };
-            let key = ReplicaKey {
-                namespace: waypoint.namespace.clone(),
-                deployment: waypoint.deployment.clone(),
-                index: replica.index,
-            };
             (
-                key,
+                waypoint.key(replica),
                 Arc::new(Spec {
                     address: replica.address,
                     command,
@@ -352,7 +400,7 @@ impl Deployer {
 
     /// Takes over what an earlier control plane left running and nobody wants any more, to drain it.
     fn find_leftovers(&mut self, wanted: &[DesiredWaypoint]) {
-        let Ok(dir) = std::fs::read_dir(self.dir()) else {
+        let Ok(dir) = std::fs::read_dir(self.options.dir()) else {
             return;
         };
         for entry in dir.flatten() {
@@ -374,7 +422,7 @@ impl Deployer {
     fn spawn(&mut self, key: ReplicaKey, target: Target) {
         let (sender, receiver) = watch::channel(target);
         let replica = Replica {
-            dir: self.dir().join(key.dir_name()),
+            dir: self.options.replica_dir(&key),
             key: key.clone(),
             options: Arc::clone(&self.options),
             target: receiver,
@@ -441,10 +489,6 @@ impl Deployer {
             }
         }
     }
-
-    fn dir(&self) -> PathBuf {
-        self.options.state_dir.join("waypoints")
-    }
 }
 
 /// Why a waypoint cannot be deployed at all.
@@ -454,6 +498,10 @@ enum DeployError {
     Account(#[from] waymark_identity::SpiffeError),
     #[error(transparent)]
     Token(#[from] crate::token::TokenFilesError),
+    #[error(
+        "it is to be served by Envoy, and where Envoy is was not said (--envoy or WAYMARK_ENVOY)"
+    )]
+    NoEnvoy,
 }
 
 /// Reports that wait; a replica whose report does not fit waits, which delays only what is shown.

@@ -338,6 +338,7 @@ fn simulated_waypoint(
         vip: addresses
             .next()
             .unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+        binary: None,
         replicas: (0..replicas)
             .zip(addresses)
             .map(|(n, address)| Replica {

@@ -59,6 +59,9 @@ pub struct UpArgs {
     /// Form of the output.
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     pub output: Output,
+    /// What serves as a waypoint where its Gateway does not say (annotation waymark.dev/waypoint-binary).
+    #[arg(long, value_name = "waymark|envoy=FILE")]
+    pub waypoint_binary: Option<String>,
     /// Further arguments for `waymark run controlplane`.
     #[arg(
         long = "controlplane-arg",
@@ -66,6 +69,17 @@ pub struct UpArgs {
         allow_hyphen_values = true
     )]
     pub controlplane_args: Vec<String>,
+}
+
+impl UpArgs {
+    /// What the control plane is started with besides what it always is.
+    fn controlplane_args(&self) -> Vec<String> {
+        let binary = self.waypoint_binary.iter();
+        let binary = binary.flat_map(|binary| ["--waypoint-binary".to_owned(), binary.clone()]);
+        binary
+            .chain(self.controlplane_args.iter().cloned())
+            .collect()
+    }
 }
 
 /// Why the mesh did not come up.
@@ -234,7 +248,8 @@ impl<'a, 'p> Supervisor<'a, 'p> {
         progress: &'a mut Progress<'p>,
     ) -> Result<Self, UpError> {
         let http = client(None);
-        let spec = controlplane_spec(state, exe, &mesh_dir, None, &args.controlplane_args);
+        let control_args = args.controlplane_args();
+        let spec = controlplane_spec(state, exe, &mesh_dir, None, &control_args);
         let mut control = Role::start("control plane", spec)?;
         let addresses: ControlPlaneAddresses = control
             .ready(
@@ -246,13 +261,7 @@ impl<'a, 'p> Supervisor<'a, 'p> {
             .await?;
         // Started again, it must be where the others look for it.
         control.respecify(|spec| {
-            *spec = controlplane_spec(
-                state,
-                exe,
-                &mesh_dir,
-                Some(&addresses),
-                &args.controlplane_args,
-            );
+            *spec = controlplane_spec(state, exe, &mesh_dir, Some(&addresses), &control_args);
         });
         let found = view(&http, addresses.debug).await.unwrap_or_default();
         if !found.errors.is_empty() {
@@ -599,7 +608,7 @@ async fn detach(
     if let Some(to) = &args.traffic_to {
         spec.args.extend(["--traffic-to".into(), to.into()]);
     }
-    for argument in &args.controlplane_args {
+    for argument in &args.controlplane_args() {
         spec.args
             .push(format!("--controlplane-arg={argument}").into());
     }

@@ -42,6 +42,8 @@ enum Role {
     Controlplane(Box<waymark_controlplane::Args>),
     /// A waypoint proxy.
     Waypoint(Box<waymark_waypoint::Args>),
+    /// A waypoint that is a stock Envoy: gets its certificate, relays its configuration, starts and drains it.
+    Agent(Box<waymark_agent::Args>),
     /// The node proxy of the secure overlay.
     Node(Box<waymark_node::Args>),
 }
@@ -71,6 +73,15 @@ pub(crate) fn run(args: RunArgs) -> ExitCode {
                 tokio::runtime::Builder::new_current_thread(),
                 drain,
                 |shutdown| waymark_waypoint::run(*args, shutdown, Some(log)),
+            )
+        }
+        Role::Agent(args) => {
+            let drain = args.drain();
+            // One thread, which lives as long as the program: Envoy ends with it.
+            drive(
+                tokio::runtime::Builder::new_current_thread(),
+                drain,
+                |shutdown| waymark_agent::run(*args, shutdown),
             )
         }
         Role::Node(args) => {

@@ -5,7 +5,7 @@ use crate::decode::object::{Field, Object};
 use crate::decode::policy::label_selector;
 use crate::gateway::{
     AllowedNamespaces, Gateway, GatewayAddress, GatewayApiVersion, GatewayClass, GatewaySpec,
-    Listener, ListenerProtocol,
+    Listener, ListenerProtocol, WaypointBinary,
 };
 use crate::names;
 use crate::tree::quoted;
@@ -33,6 +33,7 @@ pub(super) fn gateway(root: &Field<'_>, version: &str) -> Option<Gateway> {
     let replicas = annotation(&mut object, names::REPLICAS)
         .and_then(|f| replicas(&f))
         .unwrap_or(1);
+    let binary = annotation(&mut object, names::WAYPOINT_BINARY).and_then(|f| binary(&f));
     let mut spec = object.required("spec")?.object()?;
     let class = spec.required("gatewayClassName")?;
     let class_name = class.name()?;
@@ -66,7 +67,22 @@ pub(super) fn gateway(root: &Field<'_>, version: &str) -> Option<Gateway> {
         own_service_account,
         name_override,
         replicas,
+        binary,
     })
+}
+
+fn binary(field: &Field<'_>) -> Option<WaypointBinary> {
+    match field.text()? {
+        "waymark" => Some(WaypointBinary::Waymark),
+        "envoy" => Some(WaypointBinary::Envoy),
+        other => {
+            field.invalid(
+                format!("{} is not allowed", quoted(other)),
+                "waymark or envoy".to_owned(),
+            );
+            None
+        }
+    }
 }
 
 fn replicas(field: &Field<'_>) -> Option<u32> {

@@ -10,6 +10,8 @@ use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use waymark_rt::{Drain, ListenOptions, SystemClock, listen};
 
+use waymark_api::gateway::WaypointBinary;
+
 use super::*;
 use crate::token::TokenKey;
 
@@ -63,6 +65,8 @@ fn machine(script: &str) -> Machine {
         root_cert: dir.path().join("root-cert.pem"),
         tokens: Arc::new(TokenFiles::new(&dir.path().join("tokens"), Arc::new(key)).unwrap()),
         ready_port,
+        binary: WaypointBinary::Waymark,
+        envoy: None,
         drain: Duration::from_secs(20),
         on_shutdown: OnShutdown::Drain,
     };
@@ -189,6 +193,7 @@ fn waypoint() -> DesiredWaypoint {
             index: 0,
             address: Ipv4Addr::LOCALHOST.into(),
         }],
+        binary: None,
         args: vec![],
         env: vec![],
     }

@@ -135,6 +135,7 @@ impl Facts {
             name: deployment.into(),
             service_account: gateway.service_account_name().into(),
             vip,
+            binary: gateway.binary,
             replicas,
         })))
     }

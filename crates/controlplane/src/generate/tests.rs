@@ -25,6 +25,7 @@ fn proxy(namespace: &str, gateway: &str, flavour: Flavour) -> Arc<ProxyKey> {
         locality: Default::default(),
         node_name: None,
         ip_family: IpFamily::V4,
+        bind: None,
         flavour,
         istio_version: IstioVersion::NEWEST,
         labels: BTreeMap::new(),

@@ -252,6 +252,7 @@ fn gateway() -> impl Strategy<Value = Resource> {
                     own_service_account: None,
                     name_override: None,
                     replicas,
+                    binary: None,
                 }
                 .into()
             },

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use waymark_api::ambient::{Enforcement, TrafficType};
-use waymark_api::gateway::AllowedNamespaces;
+use waymark_api::gateway::{AllowedNamespaces, WaypointBinary};
 
 use super::key::WaypointKey;
 use crate::ipam::Created;
@@ -61,6 +61,8 @@ pub struct Deployment {
     pub service_account: Arc<str>,
     /// Address of its Service.
     pub vip: IpAddr,
+    /// The program that its Gateway asks for.
+    pub binary: Option<WaypointBinary>,
     /// Its replicas.
     pub replicas: Vec<Replica>,
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
+use waymark_api::gateway::WaypointBinary;
 use waymark_identity::{ServiceAccountRef, SpiffeError, TrustDomain};
 
 /// `waymark run controlplane`
@@ -93,6 +94,19 @@ pub struct Args {
     )]
     pub waypoint_program: Option<PathBuf>,
 
+    /// What serves as a waypoint where its Gateway does not say (annotation waymark.dev/waypoint-binary): waymark, envoy,
+    /// or envoy=FILE [default: waymark]
+    #[arg(
+        long,
+        env = "WAYMARK_CONTROLPLANE_WAYPOINT_BINARY",
+        value_name = "waymark|envoy[=FILE]"
+    )]
+    pub waypoint_binary: Option<String>,
+
+    /// Envoy's program, for waypoints that are to be served by it
+    #[arg(long, env = "WAYMARK_ENVOY", value_name = "FILE")]
+    pub envoy: Option<PathBuf>,
+
     /// Seconds that waypoints have to finish their work when they are no longer wanted [default: 5]
     #[arg(
         long,
@@ -145,6 +159,10 @@ pub struct Settings {
     /// See [`Args`].
     pub waypoint_program: Option<PathBuf>,
     /// See [`Args`].
+    pub waypoint_binary: WaypointBinary,
+    /// See [`Args`].
+    pub envoy: Option<PathBuf>,
+    /// See [`Args`].
     pub drain: Duration,
     /// See [`Args`].
     pub rescan: Duration,
@@ -189,6 +207,14 @@ pub enum SettingsError {
     /// Not a service account.
     #[error("--node-accounts")]
     NodeAccounts(#[source] SpiffeError),
+    /// Not a kind of waypoint.
+    #[error("--waypoint-binary {0:?}: want waymark, envoy or envoy=FILE")]
+    WaypointBinary(String),
+    /// Waypoints cannot be started.
+    #[error(
+        "--waypoint-binary envoy: where Envoy is has to be said, with envoy=FILE or --envoy FILE"
+    )]
+    NoEnvoy,
 }
 
 impl Args {
@@ -202,6 +228,7 @@ impl Args {
         let text = |value: &Option<String>, default: &str| {
             value.clone().unwrap_or_else(|| default.to_owned())
         };
+        let (waypoint_binary, envoy) = waypoint_binary(all.waypoint_binary.as_deref(), all.envoy)?;
         let accounts = all
             .node_accounts
             .unwrap_or_else(|| vec!["istio-system/waymark-node".to_owned()]);
@@ -229,6 +256,8 @@ impl Args {
                 (false, false) => Deploy::Yes,
             },
             waypoint_program: all.waypoint_program,
+            waypoint_binary,
+            envoy,
             drain: Duration::from_secs(all.drain_seconds.unwrap_or(5)),
             rescan: Duration::from_secs(all.rescan_seconds.unwrap_or(5).max(1)),
             mesh_dir: all.mesh_dir.ok_or(SettingsError::Missing("mesh-dir"))?,
@@ -259,6 +288,8 @@ impl Args {
             no_deploy: this.no_deploy.or(file.no_deploy),
             keep_waypoints: this.keep_waypoints.or(file.keep_waypoints),
             waypoint_program: this.waypoint_program.or(file.waypoint_program),
+            waypoint_binary: this.waypoint_binary.or(file.waypoint_binary),
+            envoy: this.envoy.or(file.envoy),
             drain_seconds: this.drain_seconds.or(file.drain_seconds),
             rescan_seconds: this.rescan_seconds.or(file.rescan_seconds),
             config: this.config,
@@ -274,6 +305,21 @@ impl Args {
             path: path.to_owned(),
             source,
         })
+    }
+}
+
+fn waypoint_binary(
+    wanted: Option<&str>,
+    envoy: Option<PathBuf>,
+) -> Result<(WaypointBinary, Option<PathBuf>), SettingsError> {
+    match wanted {
+        None | Some("waymark") => Ok((WaypointBinary::Waymark, envoy)),
+        Some("envoy") if envoy.is_some() => Ok((WaypointBinary::Envoy, envoy)),
+        Some("envoy") => Err(SettingsError::NoEnvoy),
+        Some(other) => match other.strip_prefix("envoy=") {
+            Some(path) if !path.is_empty() => Ok((WaypointBinary::Envoy, Some(path.into()))),
+            Some(_) | None => Err(SettingsError::WaypointBinary(other.to_owned())),
+        },
     }
 }
 
@@ -329,6 +375,46 @@ mod tests {
     fn switches_need_no_value() {
         let args = parse(&["--mesh-dir", "a", "--state-dir", "b", "--no-deploy"]);
         assert_eq!(args.settings().unwrap().deploy, Deploy::No);
+    }
+
+    #[test]
+    fn waypoints_are_ours_or_an_envoy_that_is_somewhere() {
+        let settings = |more: &[&str]| {
+            let words = [
+                &["--mesh-dir", "a", "--state-dir", "b", "--waypoint-binary"],
+                more,
+            ];
+            parse(&words.concat()).settings()
+        };
+        assert_eq!(
+            settings(&["waymark"]).unwrap().waypoint_binary,
+            WaypointBinary::Waymark
+        );
+        let envoy = settings(&["envoy=/e"]).unwrap();
+        assert_eq!(
+            (envoy.waypoint_binary, envoy.envoy),
+            (WaypointBinary::Envoy, Some("/e".into()))
+        );
+        let envoy = settings(&["envoy", "--envoy", "/f"]).unwrap();
+        assert_eq!(
+            (envoy.waypoint_binary, envoy.envoy),
+            (WaypointBinary::Envoy, Some("/f".into()))
+        );
+        for (wanted, error) in [
+            (
+                "nginx",
+                "--waypoint-binary \"nginx\": want waymark, envoy or envoy=FILE",
+            ),
+            (
+                "envoy=",
+                "--waypoint-binary \"envoy=\": want waymark, envoy or envoy=FILE",
+            ),
+        ] {
+            assert_eq!(settings(&[wanted]).unwrap_err().to_string(), error);
+        }
+        if std::env::var_os("WAYMARK_ENVOY").is_none() {
+            assert!(matches!(settings(&["envoy"]), Err(SettingsError::NoEnvoy)));
+        }
     }
 
     #[test]

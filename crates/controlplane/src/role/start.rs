@@ -331,6 +331,8 @@ fn deploy_options(
         root_cert: settings.state_dir.join(ROOT_CERT),
         tokens,
         ready_port: deploy::READY_PORT,
+        binary: settings.waypoint_binary,
+        envoy: settings.envoy.clone(),
         drain: settings.drain,
         on_shutdown: match settings.deploy {
             Deploy::AndKeep => OnShutdown::Leave,

@@ -36,6 +36,9 @@ pub(super) enum NodeError {
     /// Not a flavour.
     #[error("node metadata WAYMARK_FLAVOUR is {0:?}, want stock or istio-proxy")]
     Flavour(String),
+    /// Not an address.
+    #[error("node metadata WAYMARK_BIND_ADDRESS is {0:?}, want an IP address")]
+    BindAddress(String),
 }
 
 impl Metadata {
@@ -93,6 +96,14 @@ pub(super) fn proxy(
         .find(&key)
         .and_then(|waypoint| waypoint.deployment());
     let account = metadata.text("SERVICE_ACCOUNT").map(str::to_owned);
+    let bind = metadata
+        .text("WAYMARK_BIND_ADDRESS")
+        .map(|address| {
+            address
+                .parse()
+                .map_err(|_| NodeError::BindAddress(address.to_owned()))
+        })
+        .transpose()?;
     Ok(Proxy {
         deployment: deployment.map_or_else(
             || gateway.clone(),
@@ -109,6 +120,7 @@ pub(super) fn proxy(
         locality: locality(index, pod, node),
         node_name: metadata.text("NODE_NAME").map(str::to_owned),
         ip_family,
+        bind,
         flavour: flavour(metadata)?,
         istio_version: metadata
             .text("ISTIO_VERSION")

@@ -108,6 +108,9 @@ pub struct Proxy {
     pub node_name: Option<String>,
     /// From `INSTANCE_IPS`.
     pub ip_family: IpFamily,
+    /// `WAYMARK_BIND_ADDRESS`: tunnels are listened for there and not on every address, as where several proxies share a
+    /// machine.
+    pub bind: Option<IpAddr>,
     /// Which dialect it is sent.
     pub flavour: Flavour,
     /// From `ISTIO_VERSION`.

@@ -399,10 +399,11 @@ pub(super) fn sidecar_tls(sni: String, http2: bool) -> core::TransportSocket {
 // ---- listeners ----
 
 fn connect_terminate(ctx: Context<'_>) -> listener::Listener {
-    let (address, additional) = match ctx.proxy.ip_family {
-        IpFamily::V4 => ("0.0.0.0", None),
-        IpFamily::V6 => ("::", None),
-        IpFamily::Dual => ("0.0.0.0", Some("::")),
+    let (address, additional) = match (ctx.proxy.bind, ctx.proxy.ip_family) {
+        (Some(address), _) => (address.to_string(), None),
+        (None, IpFamily::V4) => ("0.0.0.0".to_owned(), None),
+        (None, IpFamily::V6) => ("::".to_owned(), None),
+        (None, IpFamily::Dual) => ("0.0.0.0".to_owned(), Some("::")),
     };
     let context = tls::DownstreamTlsContext {
         common_tls_context: Some(common_tls(ctx.mesh, None)),

@@ -39,6 +39,7 @@ pub(super) fn proxy(flavour: Flavour) -> Proxy {
         },
         node_name: Some("node-1".to_owned()),
         ip_family: IpFamily::V4,
+        bind: None,
         flavour,
         istio_version: IstioVersion::NEWEST,
         labels: BTreeMap::new(),

@@ -41,6 +41,20 @@ impl Admin {
         }
     }
 
+    /// Sets the figures that are read off something else.
+    fn refresh(&self) {
+        let server = &self.telemetry.server;
+        let whole = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        server.concurrency.set(whole(self.places.workers as u64));
+        let certificate = self.identity.as_ref().and_then(|i| i.current());
+        if let Some(certificate) = certificate {
+            let left = certificate.info().remaining(self.clock.wall());
+            server
+                .days_until_first_cert_expiring
+                .set(whole(left.as_secs() / (24 * 3600)));
+        }
+    }
+
     /// The figures that a query asks for.
     fn selected(&self, query: &Query) -> Result<Vec<Sample>, Answer> {
         let refused = |why: String| Answer::refused(StatusCode::BAD_REQUEST, why);
@@ -59,6 +73,7 @@ impl Admin {
             Some("TextReadouts") => |_| false,
             Some(_) => return Err(refused("invalid &type= param\n".to_owned())),
         };
+        self.refresh();
         let used = query.has("usedonly");
         let mut samples = self
             .telemetry

@@ -124,7 +124,6 @@ impl Telemetry {
         out.plain("server.uptime", gauge(uptime));
         out.plain("server.memory_allocated", gauge(usage.resident_bytes));
         out.plain("server.memory_physical_size", gauge(usage.resident_bytes));
-        out.plain("server.concurrency", gauge(usage.threads));
         out.plain("server.hot_restart_epoch", SampleValue::Gauge(0));
         let connected = server.connected_state.value();
         out.plain(

@@ -29,6 +29,7 @@ figures! {
         }
         gauges {
             active_clusters,
+            concurrency,
             connected_state,
             days_until_first_cert_expiring,
             state,

@@ -40,9 +40,9 @@ impl fmt::Debug for Field<'_> {
 pub struct Head {
     /// Names and values, each field's together; some of it may belong to no field any more.
     pub(crate) bytes: Vec<u8>,
-    fields: Vec<Span>,
+    pub(crate) fields: Vec<Span>,
     pseudo: [Option<(u32, u32)>; PSEUDO_NAMES.len()],
-    content_length: Option<u64>,
+    pub(crate) content_length: Option<u64>,
     host: Option<u32>,
     /// As SETTINGS_MAX_HEADER_LIST_SIZE counts.
     list_bytes: usize,
@@ -53,11 +53,11 @@ pub struct Head {
 }
 
 #[derive(Clone, Copy)]
-struct Span {
-    at: u32,
-    name_len: u32,
-    value_len: u32,
-    sensitive: bool,
+pub(crate) struct Span {
+    pub(crate) at: u32,
+    pub(crate) name_len: u32,
+    pub(crate) value_len: u32,
+    pub(crate) sensitive: bool,
 }
 
 /// What a received head may have.
@@ -194,6 +194,21 @@ impl Head {
     /// Sets `:authority`.
     pub fn set_authority(&mut self, value: &[u8]) {
         self.set_pseudo(AUTHORITY, value);
+    }
+
+    /// Sets `:authority` to what is in the buffer already.
+    pub(crate) fn set_authority_within(&mut self, value: Range<usize>) {
+        self.pseudo[AUTHORITY] = Some((value.start as u32, value.len() as u32));
+    }
+
+    /// Sets `:protocol` to what is in the buffer already.
+    pub(crate) fn set_protocol_within(&mut self, value: Range<usize>) {
+        self.pseudo[PROTOCOL] = Some((value.start as u32, value.len() as u32));
+    }
+
+    /// Removes `:protocol`.
+    pub(crate) fn remove_protocol(&mut self) {
+        self.pseudo[PROTOCOL] = None;
     }
 
     /// Sets `:path`.
@@ -525,11 +540,11 @@ impl fmt::Debug for Head {
 }
 
 impl Span {
-    fn name(&self) -> Range<usize> {
+    pub(crate) fn name(&self) -> Range<usize> {
         self.at as usize..(self.at + self.name_len) as usize
     }
 
-    fn value(&self) -> Range<usize> {
+    pub(crate) fn value(&self) -> Range<usize> {
         let at = (self.at + self.name_len) as usize;
         at..at + self.value_len as usize
     }

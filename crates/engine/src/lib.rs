@@ -7,6 +7,7 @@
 //!
 //! - [`h2`] is HTTP/2, server and client, for requests and for CONNECT tunnels.
 //! - [`hpack`] is its header compression.
+//! - [`http1`] is HTTP/1.1, server and client.
 //! - [`Head`] is a decoded head: request, response or trailers.
 #![forbid(unsafe_code)]
 
@@ -15,6 +16,7 @@ pub mod fuzz;
 pub mod h2;
 mod head;
 pub mod hpack;
+pub mod http1;
 
 pub use buf::WriteBuf;
 pub use head::{Field, Head, Malformed};

@@ -11,6 +11,7 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
+use waymark_api::host::host_matches;
 use waymark_xds::ResourceSet;
 
 use self::served::Served;
@@ -275,7 +276,34 @@ impl Generator {
                     .mark(&service.host, *aspects);
             }
         }
+        self.mark_wildcard_rules(index, effects, &mut stale);
         stale
+    }
+
+    /// A waypoint's namespace, and the root's, have rules for hosts of other namespaces that its routes name.
+    fn mark_wildcard_rules(
+        &self,
+        index: &Index,
+        effects: &Effects,
+        stale: &mut BTreeMap<WaypointKey, Stale>,
+    ) {
+        for (namespace, pattern) in &effects.wildcard_rules {
+            let in_force = |key: &WaypointKey| {
+                key.namespace == *namespace || index.mesh().root_namespace == *namespace
+            };
+            for (key, waypoint) in self.waypoints.iter().filter(|(key, _)| in_force(key)) {
+                for host in waypoint
+                    .served
+                    .foreign_hosts()
+                    .filter(|host| host_matches(pattern, host))
+                {
+                    stale
+                        .entry(key.clone())
+                        .or_default()
+                        .mark(host, Aspects::RULE);
+                }
+            }
+        }
     }
 }
 

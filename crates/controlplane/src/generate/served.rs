@@ -46,6 +46,11 @@ impl Served {
         self.foreign.get(host).map(|input| &**input)
     }
 
+    /// The hosts that are not the waypoint's and that its routes name.
+    pub(super) fn foreign_hosts(&self) -> impl Iterator<Item = &str> {
+        self.foreign.keys().map(String::as_str)
+    }
+
     /// Every service of the waypoint.
     pub(super) fn all_own(&self) -> Vec<&ServiceInput> {
         self.own.values().map(|own| &*own.input).collect()

@@ -392,3 +392,25 @@ spec: {ports: [{name: http, port: 9080}]}
     let (changed, work) = connected.put("apiVersion: v1\nkind: Service\nmetadata: {name: far, namespace: third}\nspec: {ports: [{name: tcp, port: 9080}]}\n");
     assert_eq!((changed, work), (BTreeSet::new(), Work::default()));
 }
+
+#[test]
+fn a_rule_for_a_wildcard_host_holds_for_what_routes_name_too() {
+    let mut connected = Connected::new(&[Flavour::Stock]);
+    connected.put("apiVersion: v1\nkind: Service\nmetadata: {name: far, namespace: third}\nspec: {ports: [{name: http, port: 9080}]}\n");
+    connected.put(&http_route("default", "far", "third"));
+    let rule = "
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: all, namespace: default}
+spec: {host: '*.third.svc.cluster.local', subsets: [{name: v1, labels: {version: v1}}]}
+";
+    let (changed, _) = connected.put(rule);
+    let v1 = "outbound|9080|v1|far.third.svc.cluster.local";
+    assert_eq!(
+        changed,
+        BTreeSet::from([
+            format!("default/waypoint (Stock) Cluster {v1}"),
+            format!("default/waypoint (Stock) ClusterLoadAssignment {v1}"),
+        ])
+    );
+}

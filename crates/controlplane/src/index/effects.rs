@@ -13,6 +13,9 @@ pub struct Effects {
     pub addresses: BTreeSet<Arc<str>>,
     /// Services of which something changed that a waypoint is configured with.
     pub services: BTreeMap<ServiceKey, Aspects>,
+    /// DestinationRules for wildcard hosts that are new, different or gone: their namespace and host. They hold for
+    /// services of that namespace, which are among the services above, and for whatever its waypoints route to.
+    pub wildcard_rules: BTreeSet<(String, String)>,
     /// Waypoints of which something changed beside their services.
     pub waypoints: BTreeMap<WaypointKey, WaypointEffect>,
     /// Services and workloads whose binding, or whose waypoint's readiness, changed: what statuses are made from.

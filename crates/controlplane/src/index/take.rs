@@ -34,6 +34,10 @@ impl Index {
             }
             Fact::Rule(key, rule) => {
                 let concerned = self.routing.replace_rule(&key, rule);
+                dirty
+                    .effects
+                    .wildcard_rules
+                    .extend(concerned.wildcards.iter().cloned());
                 self.concern(concerned, Aspects::RULE, dirty);
             }
         }

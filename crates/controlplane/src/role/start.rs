@@ -176,7 +176,13 @@ pub(super) async fn start(settings: Settings, shutdown: Shutdown) -> Result<Runn
         opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
     let status = StatusFile::open(&state.join("status.json"));
     let remembered = remembered(&status);
-    if settings.deploy != Deploy::No {
+    if settings.deploy == Deploy::No {
+        core.connected(by_waypoint(
+            remembered
+                .iter()
+                .map(|(waypoint, name, address, _)| (waypoint, name, *address)),
+        ));
+    } else {
         let processes = remembered
             .iter()
             .filter_map(|(waypoint, name, _, pid)| Some((waypoint.clone(), name.clone(), (*pid)?)));
@@ -396,6 +402,19 @@ fn remembered(status: &StatusFile) -> Remembered {
     status.ready_replicas().filter_map(replica).collect()
 }
 
+fn by_waypoint<'a>(
+    replicas: impl Iterator<Item = (&'a WaypointKey, &'a Arc<str>, IpAddr)>,
+) -> BTreeMap<WaypointKey, BTreeMap<Arc<str>, IpAddr>> {
+    let mut by_waypoint: BTreeMap<WaypointKey, BTreeMap<Arc<str>, IpAddr>> = BTreeMap::new();
+    for (waypoint, name, address) in replicas {
+        by_waypoint
+            .entry(waypoint.clone())
+            .or_default()
+            .insert(name.clone(), address);
+    }
+    by_waypoint
+}
+
 /// Where nobody starts waypoints, those that are connected and have accepted their listeners are the replicas. One whose
 /// connection is gone has some time to come back: it may well be alive.
 async fn watch_connections(core: Arc<Core>, registry: Registry, remembered: Remembered) {
@@ -419,14 +438,10 @@ async fn watch_connections(core: Arc<Core>, registry: Registry, remembered: Reme
             }
         }
         seen.retain(|_, (_, at)| now.duration_since(*at) < CONNECTION_GONE);
-        let mut replicas: BTreeMap<WaypointKey, BTreeMap<Arc<str>, IpAddr>> = BTreeMap::new();
-        for ((waypoint, name), (address, _)) in &seen {
-            replicas
-                .entry(waypoint.clone())
-                .or_default()
-                .insert(name.clone(), *address);
-        }
-        core.connected(replicas);
+        core.connected(by_waypoint(
+            seen.iter()
+                .map(|((waypoint, name), (address, _))| (waypoint, name, *address)),
+        ));
     }
 }
 

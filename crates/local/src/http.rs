@@ -70,7 +70,11 @@ pub(crate) async fn get(client: &HttpClient, url: &str) -> Result<Bytes, AskErro
             let said = String::from_utf8_lossy(&body).into_owned();
             return Err(AskError::Status {
                 status,
-                said: if said.trim().is_empty() { status.to_string() } else { said },
+                said: if said.trim().is_empty() {
+                    status.to_string()
+                } else {
+                    said
+                },
             });
         }
         Ok(body)

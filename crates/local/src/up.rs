@@ -143,7 +143,10 @@ impl UpError {
                 Some("give a directory of YAML manifests, or none for bookinfo")
             }
             Self::Role(
-                RoleError::Ended { tail: said, .. } | RoleError::NotReady { waiting_for: said, .. },
+                RoleError::Ended { tail: said, .. }
+                | RoleError::NotReady {
+                    waiting_for: said, ..
+                },
             ) if said.contains("in use") => Some(
                 "another program listens there; another mesh on this machine uses the same addresses",
             ),

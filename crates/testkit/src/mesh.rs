@@ -48,11 +48,21 @@ impl Mesh {
     /// When it does not come up.
     #[must_use]
     pub fn start(waymark: &Path, args: &[&str]) -> Self {
+        Self::start_with(waymark, args, &[])
+    }
+
+    /// Starts `waymark up` with further arguments and environment.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    #[must_use]
+    pub fn start_with(waymark: &Path, args: &[&str], env: &[(&str, &str)]) -> Self {
         let directory = tempfile::tempdir().expect("temporary directory");
         let state = directory.path().join("state");
         let mut supervisor = command(waymark, &state)
             .args(["up", "-o", "json"])
             .args(args)
+            .envs(env.iter().copied())
             .stdout(Stdio::piped())
             .spawn()
             .expect("start waymark up");

@@ -75,7 +75,7 @@ fn the_product_page_shows_what_the_mesh_delivers() {
     });
 }
 
-fn plain_text_is_refused(hbone: SocketAddr) {
+pub(crate) fn plain_text_is_refused(hbone: SocketAddr) {
     let mut connection = Connection::open(None, hbone).unwrap();
     let got = connection
         .raw(b"GET /reviews/0 HTTP/1.1\r\nhost: reviews\r\n\r\n", 4096)
@@ -88,7 +88,7 @@ fn plain_text_is_refused(hbone: SocketAddr) {
     );
 }
 
-fn foreigners_are_refused(mesh: &Mesh, hbone: SocketAddr, authority: &str) {
+pub(crate) fn foreigners_are_refused(mesh: &Mesh, hbone: SocketAddr, authority: &str) {
     let of_mesh = Issuer::of_mesh(mesh.state());
     let foreign_domain =
         of_mesh.leaf("spiffe://elsewhere.example/ns/default/sa/bookinfo-productpage");

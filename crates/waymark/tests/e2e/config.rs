@@ -12,10 +12,10 @@ use waymark_testkit::wait::until;
 
 use crate::{WAYPOINT, percent_v2, waymark};
 
-const ROUTING: &str = "reviews-routing.yaml";
+pub(crate) const ROUTING: &str = "reviews-routing.yaml";
 
 /// Paced load on the reviews service, counted by version in windows that a test can read.
-struct Load {
+pub(crate) struct Load {
     stop: Arc<AtomicBool>,
     counters: Arc<Counters>,
     threads: Vec<std::thread::JoinHandle<()>>,
@@ -29,7 +29,7 @@ struct Counters {
 }
 
 impl Load {
-    fn start(mesh: &Mesh, per_second: u32) -> Self {
+    pub(crate) fn start(mesh: &Mesh, per_second: u32) -> Self {
         const THREADS: u32 = 5;
         let stop = Arc::new(AtomicBool::new(false));
         let counters = Arc::new(Counters::default());
@@ -71,7 +71,7 @@ impl Load {
         }
     }
 
-    fn counts(&self) -> (u64, u64) {
+    pub(crate) fn counts(&self) -> (u64, u64) {
         (
             self.counters.v1.load(Ordering::Relaxed),
             self.counters.v2.load(Ordering::Relaxed),
@@ -79,7 +79,7 @@ impl Load {
     }
 
     /// Ends it; returns how many were answered and how many failed.
-    fn stop(self) -> (u64, u64) {
+    pub(crate) fn stop(self) -> (u64, u64) {
         self.stop.store(true, Ordering::Relaxed);
         for thread in self.threads {
             thread.join().unwrap();

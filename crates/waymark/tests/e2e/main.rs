@@ -6,6 +6,7 @@ mod bookinfo;
 mod commands;
 mod config;
 mod enforcement;
+mod envoy;
 mod faults;
 mod hostile;
 mod start;

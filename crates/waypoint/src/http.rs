@@ -7,6 +7,7 @@ mod filters;
 mod forward;
 mod grpc_timeout;
 mod headers;
+mod in_flight;
 mod local_reply;
 mod path;
 mod request;

@@ -18,6 +18,7 @@ use super::grpc_timeout;
 use super::headers::{
     ATTEMPT_TIMEOUT_MS, GRPC_TIMEOUT, ORIGINAL_HOST, ORIGINAL_PATH, needs_zero_length,
 };
+use super::in_flight::{Counted, InFlight, Retrying};
 use super::local_reply::LocalReply;
 use super::timers::Timers;
 use crate::cluster::{Acquired, ClusterRuntime, SendError, Version};
@@ -374,10 +375,7 @@ impl Forwarding<'_> {
         match sent {
             Ok((response, acquired)) => {
                 counted.note_status(response.status());
-                let in_flight = InFlight {
-                    counted,
-                    acquired: Some(acquired),
-                };
+                let in_flight = InFlight::new(counted, acquired);
                 Ok(Attempt {
                     response,
                     in_flight,
@@ -521,112 +519,4 @@ struct Attempt {
     response: Response<Incoming>,
     in_flight: InFlight,
     sent_at: Instant,
-}
-
-/// A connection in use, counted, until the response's end.
-pub(super) struct InFlight {
-    counted: Counted,
-    acquired: Option<Acquired>,
-}
-
-impl InFlight {
-    /// The response is complete: the connection may take the next request.
-    pub(super) fn complete(mut self) {
-        if let Some(acquired) = self.acquired.take() {
-            acquired.give_back();
-        }
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        if self.acquired.is_some() {
-            self.counted.cluster.stats.upstream_rq_cancelled.inc();
-        }
-    }
-}
-
-/// Counts an attempt for as long as it is active.
-struct Counted {
-    cluster: Arc<Cluster>,
-    endpoint: Arc<Endpoint>,
-}
-
-impl Counted {
-    fn begin(cluster: &Arc<Cluster>, endpoint: &Arc<Endpoint>) -> Self {
-        cluster.stats.upstream_rq_total.inc();
-        cluster.stats.upstream_rq_active.inc();
-        endpoint.stats.rq_total.inc();
-        endpoint.stats.rq_active.inc();
-        Self {
-            cluster: Arc::clone(cluster),
-            endpoint: Arc::clone(endpoint),
-        }
-    }
-
-    fn note_status(&mut self, status: StatusCode) {
-        let stats = &self.cluster.stats;
-        stats.upstream_rq_completed.inc();
-        match status.as_u16() / 100 {
-            1 => stats.upstream_rq_1xx.inc(),
-            2 => stats.upstream_rq_2xx.inc(),
-            3 => stats.upstream_rq_3xx.inc(),
-            4 => stats.upstream_rq_4xx.inc(),
-            _ => stats.upstream_rq_5xx.inc(),
-        }
-        if status.is_server_error() {
-            self.endpoint.stats.rq_error.inc();
-        } else {
-            self.endpoint.stats.rq_success.inc();
-        }
-    }
-
-    fn note_failure(&mut self, failure: &Failure) {
-        let stats = &self.cluster.stats;
-        self.endpoint.stats.rq_error.inc();
-        match failure {
-            Failure::Reset | Failure::Refused => stats.upstream_rq_rx_reset.inc(),
-            Failure::Protocol => stats.upstream_cx_protocol_error.inc(),
-            Failure::PerTryTimeout | Failure::Downstream => stats.upstream_rq_tx_reset.inc(),
-            Failure::Connect(_) | Failure::ConnectTimeout | Failure::Denied(_) => {
-                stats.upstream_rq_pending_failure_eject.inc();
-            }
-            Failure::Overflow | Failure::Closed => {}
-        }
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.cluster.stats.upstream_rq_active.dec();
-        self.endpoint.stats.rq_active.dec();
-    }
-}
-
-/// A request that is being retried, counted against the limit of those.
-struct Retrying(Arc<Cluster>);
-
-impl Retrying {
-    fn begin(cluster: &Arc<Cluster>, limits: &Thresholds) -> Option<Self> {
-        let stats = &cluster.stats;
-        let most = match limits.retry_budget {
-            None => i64::from(limits.max_retries),
-            Some((percent, at_least)) => {
-                let busy =
-                    stats.upstream_rq_active.value() + stats.upstream_rq_pending_active.value();
-                ((busy as f64 * percent / 100.0) as i64).max(i64::from(at_least))
-            }
-        };
-        if stats.upstream_rq_retry_active.value() >= most {
-            return None;
-        }
-        stats.upstream_rq_retry_active.inc();
-        Some(Self(Arc::clone(cluster)))
-    }
-}
-
-impl Drop for Retrying {
-    fn drop(&mut self) {
-        self.0.stats.upstream_rq_retry_active.dec();
-    }
 }

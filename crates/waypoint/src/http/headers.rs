@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::time::SystemTime;
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, DATE, HOST, SERVER, TE, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, DATE, EXPECT, HOST, SERVER, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 use smallvec::SmallVec;
@@ -139,6 +139,9 @@ pub(super) fn prepare_request(
     local_port: u16,
     random: &Random,
 ) {
+    if !chain.relay_100_continue {
+        headers.remove(EXPECT); // the client is told to go on as soon as its body is read
+    }
     if !headers.contains_key(&FORWARDED_PROTO) {
         headers.insert(FORWARDED_PROTO.clone(), HeaderValue::from_static("http"));
     }

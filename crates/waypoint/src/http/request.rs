@@ -16,11 +16,12 @@ use super::HttpConnection;
 use super::body::{BodyEnd, DownstreamBody, Trailers, Watch};
 use super::exchange::{Exchange, Facts, Head, grpc_status, http_of};
 use super::filters::{self, Memory};
-use super::forward::{Forwarded, Forwarding, InFlight, UpstreamAnswer, response_edits};
+use super::forward::{Forwarded, Forwarding, UpstreamAnswer, response_edits};
 use super::headers::{
     self, DECORATOR, SERVICE_TIME, Upgrade, finish_response, nominates_host, prepare_request,
     remove_from_request, remove_hop_by_hop,
 };
+use super::in_flight::InFlight;
 use super::local_reply::LocalReply;
 use super::path::{Normalized, normalize};
 use super::upgrade;

@@ -9,7 +9,7 @@ use tokio::io::copy_bidirectional_with_sizes;
 
 use super::body::BodyEnd;
 use super::exchange::Exchange;
-use super::forward::InFlight;
+use super::in_flight::InFlight;
 
 const BUFFER_BYTES: usize = 16 * 1024;
 

@@ -4,8 +4,8 @@
 //! They take [`Head`]s apart and put them together, frame bodies, and decide what becomes of the connection; heads are kept in
 //! one buffer each that is used again, and body is never copied: events name ranges of the input.
 //!
-//! - What frames or routes a request must be beyond doubt, else the request is refused (l7-semantics.md 3.1, and stricter where
-//!   the [table in the tests](self) says so): nobody behind us shall read other messages out of the same bytes.
+//! - What frames or routes a request must be beyond doubt, else the request is refused: l7-semantics.md 3.1, and stricter where
+//!   the tables in the tests say so. Nobody behind us shall read other messages out of the same bytes.
 //! - A head that comes out of here has nothing in it that belongs to the connection it came by, and `host` is `:authority`: it
 //!   may be written to HTTP/1.1 or HTTP/2 as it is. An upgrade keeps `connection` and `upgrade`.
 //! - What goes out is framed from its [`BodyLength`], never from the head.

@@ -364,7 +364,7 @@ impl Client {
         if is_http10 && length == Some(BodyLength::Chunked) {
             return Err(ResponseError::TransferEncoding);
         }
-        let wishes = if notes.has_connection() {
+        let wishes = if notes.has_hop_by_hop() {
             hop::response_wishes(&self.head)
         } else {
             hop::Wishes::default()

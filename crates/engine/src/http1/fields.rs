@@ -325,11 +325,6 @@ impl Notes {
             || self.transfer_encoding.is_some()
     }
 
-    /// Whether there is a Connection field.
-    pub(super) fn has_connection(&self) -> bool {
-        self.connection.is_some()
-    }
-
     /// Whether there is an Upgrade field.
     pub(super) fn has_upgrade(&self) -> bool {
         self.upgrade

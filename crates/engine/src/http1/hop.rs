@@ -27,17 +27,39 @@ const MAX_NOMINATIONS: usize = 9;
 pub(super) fn request_wishes(head: &Head) -> Result<Wishes, BadConnection> {
     let mut wishes = Wishes::default();
     let mut count = 0;
-    for token in head.get_all(b"connection").flat_map(chars::elements) {
-        count += 1;
+    for field in head.fields() {
+        match field.name {
+            b"connection" if field.value == b"keep-alive" => {
+                wishes.keep_alive = true; // what nearly all say
+                count += 1;
+            }
+            b"connection" => {
+                for token in chars::elements(field.value) {
+                    wishes.add(token)?;
+                    count += 1;
+                }
+            }
+            b"proxy-connection" => wishes.close |= says_close(field.value),
+            _ => {}
+        }
+    }
+    if count > MAX_NOMINATIONS {
+        return Err(BadConnection);
+    }
+    Ok(wishes)
+}
+
+impl Wishes {
+    fn add(&mut self, token: &[u8]) -> Result<(), BadConnection> {
         let is = |name: &[u8]| token.eq_ignore_ascii_case(name);
         if is(b"close") {
-            wishes.close = true;
+            self.close = true;
         } else if is(b"keep-alive") {
-            wishes.keep_alive = true;
+            self.keep_alive = true;
         } else if is(b"upgrade") {
-            wishes.upgrade = true;
+            self.upgrade = true;
         } else if is(b"host") {
-            wishes.nominates_host = true;
+            self.nominates_host = true;
         } else if token.starts_with(b":")
             || is(b"x-forwarded-for")
             || is(b"x-forwarded-host")
@@ -45,13 +67,10 @@ pub(super) fn request_wishes(head: &Head) -> Result<Wishes, BadConnection> {
         {
             return Err(BadConnection);
         } else {
-            wishes.nominates = true;
+            self.nominates = true;
         }
+        Ok(())
     }
-    if count > MAX_NOMINATIONS {
-        return Err(BadConnection);
-    }
-    Ok(wishes)
 }
 
 /// Reads the `Connection` fields of a response.
@@ -63,10 +82,16 @@ pub(super) fn response_wishes(head: &Head) -> Wishes {
         wishes.keep_alive |= is(b"keep-alive");
         wishes.upgrade |= is(b"upgrade");
     }
+    wishes.close |= head.get_all(b"proxy-connection").any(says_close);
     wishes
 }
 
-/// The protocol that a request wants to change to. `h2c` is ignored.
+/// `Proxy-Connection` is no standard, but Envoy heeds its `close`.
+fn says_close(value: &[u8]) -> bool {
+    chars::elements(value).any(|token| token.eq_ignore_ascii_case(b"close"))
+}
+
+/// Whether a request wants to change the protocol. To `h2c` is ignored.
 pub(super) fn wants_upgrade(head: &Head, notes: &Notes, wishes: Wishes) -> bool {
     notes.has_upgrade()
         && wishes.upgrade

@@ -531,7 +531,7 @@ impl Server {
         if is_http10 && body == BodyLength::Chunked {
             return Err(Refusal::TransferEncoding);
         }
-        let wishes = if notes.has_connection() {
+        let wishes = if notes.has_hop_by_hop() {
             hop::request_wishes(&self.head).map_err(|_| Refusal::Connection)?
         } else {
             hop::Wishes::default()
@@ -620,6 +620,10 @@ impl Server {
     #[cold]
     fn refuse(&mut self, refusal: Refusal) -> ServerEvent {
         self.config.refusals.count(refusal);
+        if self.read == Read::Start {
+            self.head.clear(); // it is the request's before
+            self.request = RequestInfo::NONE;
+        }
         self.read = Read::Closed;
         self.close = true;
         if self.response == Response::None {

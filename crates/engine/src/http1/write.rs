@@ -137,10 +137,11 @@ pub(super) fn response(
     let (said, writer) = match (body, status) {
         (_, 101) => (Said::Nothing, BodyWriter::Raw),
         _ if bodiless => (Said::Nothing, BodyWriter::Suppressed),
-        (BodyLength::Length(length), _) if is_head || status == 304 => {
-            (Said::LengthIfGiven(length), BodyWriter::Suppressed)
-        }
+        (BodyLength::Length(length), 304) => (Said::LengthIfGiven(length), BodyWriter::Suppressed),
         (_, 304) => (Said::AsGiven, BodyWriter::Suppressed),
+        (BodyLength::Length(length), _) if is_head => {
+            (Said::Length(length), BodyWriter::Suppressed)
+        }
         // What GET would have is told, as Envoy does; an HTTP/1.0 client couldn't read it.
         (_, _) if is_head => match version {
             Version::Http11 => (Said::AsGivenOrChunked, BodyWriter::Suppressed),

@@ -123,6 +123,7 @@ fn responses_by_method_status_and_length() {
         (GET, response(304), BodyLength::Length(4), "HTTP/1.1 304 Not Modified|date: today||"),
         (head, long(200), BodyLength::Length(4), "HTTP/1.1 200 OK|content-length: 4|x: y||"),
         (head, long(200), BodyLength::None, "HTTP/1.1 200 OK|content-length: 7|x: y||"),
+        (head, response(200), BodyLength::Length(4), "HTTP/1.1 200 OK|date: today|content-length: 4||"),
         (head, response(200), BodyLength::Chunked, "HTTP/1.1 200 OK|date: today|transfer-encoding: chunked||"),
         (head, response(204), BodyLength::None, "HTTP/1.1 204 No Content|date: today||"),
     ];
@@ -176,6 +177,11 @@ fn connections_close_when_they_have_to() {
     feed(&mut asked, close);
     let (text, after) = respond(&mut asked, &response(200), BodyLength::None, b"");
     assert_eq!((text.contains("|connection: close|"), after), (true, After::Close));
+
+    let mut by_proxy = server();
+    feed(&mut by_proxy, b"GET / HTTP/1.1\r\nHost: a\r\nProxy-Connection: Close\r\n\r\n");
+    let (_, after) = respond(&mut by_proxy, &response(200), BodyLength::None, b"");
+    assert_eq!(after, After::Close, "as Envoy");
 
     let mut told = server();
     feed(&mut told, GET);
@@ -318,6 +324,16 @@ fn refusals_are_answered_as_envoy_does() {
         answer(b"GET / HTTP/1.0\r\nHost: a\r\n\r\n").0,
         "HTTP/1.1 426 Upgrade Required|content-length: 16|content-type: text/plain|date: D|server: S|connection: close||Upgrade Required"
     );
+
+    let mut second = server();
+    feed(&mut second, b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n");
+    respond(&mut second, &response(200), BodyLength::None, b"");
+    assert_eq!(second.recv(b"hello").event, ServerEvent::NeedMore);
+    assert_eq!(second.recv(b":").event, ServerEvent::Refused(Refusal::Method));
+    assert_eq!(second.head().method(), None, "it is not HEAD's");
+    let mut out = Vec::new();
+    second.answer(Refusal::Method, b"D", b"S", &mut out).unwrap();
+    assert!(out.ends_with(b"\r\n\r\nBad Request"));
 
     let mut late = server();
     feed(&mut late, b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");

@@ -166,6 +166,7 @@ fn responses_are_framed_anew_or_refused() {
         (Get, b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhiEXTRA", Ok(("HTTP/1.1 200 OK|content-length: 2||hi", Lost))),
         (Get, b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhiHTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", Ok(("HTTP/1.1 200 OK|content-length: 2||hi", Lost))),
         (Get, b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nhi", Ok(("HTTP/1.1 200 OK|content-length: 2||hi", Lost))),
+        (Get, b"HTTP/1.1 200 OK\r\nproxy-connection: close\r\ncontent-length: 2\r\n\r\nhi", Ok(("HTTP/1.1 200 OK|content-length: 2||hi", Lost))),
         // none
         (head, b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n", Ok(("HTTP/1.1 200 OK|content-length: 5||", Kept))),
         (head, b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", Ok(("HTTP/1.1 200 OK|transfer-encoding: chunked||", Kept))),

@@ -125,11 +125,20 @@ impl Handler for Collector {
         update: Update<'_>,
         subscriptions: &mut Subscriptions,
     ) -> Result<(), NackReason> {
-        let mut names = BTreeSet::new();
+        // Told before it is held: who has waited for what is held has all of it behind them.
+        let seen = Seen {
+            type_url: update.type_url.to_owned(),
+            names: update
+                .resources
+                .iter()
+                .map(|resource| resource.name.clone())
+                .collect(),
+            removed: update.removed.clone(),
+        };
+        self.seen.try_send(seen).unwrap();
         self.held.send_modify(|held| {
             let of_type = held.entry(update.type_url.to_owned()).or_default();
             for resource in &update.resources {
-                names.insert(resource.name.clone());
                 let body = resource.resource.clone().unwrap().value;
                 if update.type_url == type_url::CLUSTER {
                     let cluster = Cluster::decode(&*body).unwrap();
@@ -146,12 +155,6 @@ impl Handler for Collector {
         if update.type_url == type_url::LISTENER {
             subscriptions.add(type_url::ROUTE, REVIEWS);
         }
-        let seen = Seen {
-            type_url: update.type_url.to_owned(),
-            names,
-            removed: update.removed,
-        };
-        self.seen.try_send(seen).unwrap();
         Ok(())
     }
 }
@@ -452,7 +455,11 @@ async fn waypoint_and_node_proxy_are_given_the_mesh_and_each_change_once() {
     assert_eq!(error["field"], "spec.http[0].route[0].weight");
     place.write("routes.yaml", ROUTES);
     assert_eq!(waypoint.next().await, only_routes);
-    assert!(waypoint.seen.try_recv().is_err() && node.seen.try_recv().is_err());
+    for client in [&mut waypoint, &mut node] {
+        if let Ok(seen) = client.seen.try_recv() {
+            panic!("nobody was to be sent this: {seen:?}");
+        }
+    }
     running.stop().await;
 }
 

@@ -45,6 +45,7 @@ mod send;
 mod settings;
 mod stream;
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests;
 
 pub use abuse::{Rate, Refusal, Refusals};

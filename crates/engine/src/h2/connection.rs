@@ -274,7 +274,11 @@ impl Connection {
 
     /// Gives back memory that nothing needs now. Worth calling when the connection has nothing to do.
     pub fn release(&mut self) {
-        self.streams.release();
+        if self.streams.is_empty() {
+            self.streams = Streams::default();
+            self.waiting.clear();
+            self.refused.clear();
+        }
         if self.payload.is_empty() {
             self.payload = Vec::new();
         }
@@ -467,7 +471,7 @@ impl Connection {
         assert_eq!(i64::from(self.recv_window) + held, i64::from(target));
         assert!(self.streams.active() as usize <= self.streams.len());
         assert!(
-            self.waiting.len() <= 2 * self.streams.len() + 16,
+            self.waiting.len() <= 2 * self.streams.slots() + 16,
             "stale streams wait"
         );
     }

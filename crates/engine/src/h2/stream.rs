@@ -157,13 +157,6 @@ impl Streams {
         }
     }
 
-    /// Gives back what was needed by more streams than there are now.
-    pub(super) fn release(&mut self) {
-        if self.is_empty() {
-            *self = Self::default();
-        }
-    }
-
     #[inline]
     pub(super) fn get_mut(&mut self, stream: StreamRef) -> Option<&mut Stream> {
         self.slots
@@ -220,6 +213,11 @@ impl Streams {
     /// How many there are, with those that have ended but have unread data.
     pub(super) fn len(&self) -> usize {
         self.slots.len() - self.free.len()
+    }
+
+    /// How many there ever were at once.
+    pub(super) fn slots(&self) -> usize {
+        self.slots.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -4,7 +4,7 @@ use std::process::{Command, Output};
 
 use waymark_engine::h2::Config;
 
-use crate::server;
+use crate::{echo, server};
 
 /// Runs curl; `None` when there is none that speaks HTTP/2.
 fn curl(arguments: &[&str]) -> Option<Output> {
@@ -42,7 +42,7 @@ fn curl_gets_a_greeting() {
     let answer = String::from_utf8(output.stdout).unwrap();
     assert!(answer.starts_with("HTTP/2 200"), "{answer}");
     assert!(
-        answer.ends_with(str::from_utf8(server::GREETING).unwrap()),
+        answer.ends_with(str::from_utf8(echo::GREETING).unwrap()),
         "{answer}"
     );
 }

@@ -1,8 +1,11 @@
 //! The engine's HTTP/2 against peers that nobody here wrote.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod corpus;
 mod curl;
+mod echo;
 mod h2spec;
+mod peers;
 mod server;
 
 /// Says that a test has no peer; a failure in CI.

@@ -6,4 +6,5 @@ pub mod http;
 pub mod mesh;
 pub mod netns;
 pub mod peers;
+pub mod scenarios;
 pub mod wait;

@@ -50,6 +50,11 @@ fn nothing_was_refused(mesh: &Mesh) {
     for (name, count) in refused {
         assert_eq!(count, 0, "{name}");
     }
+    everything_is_acknowledged(mesh, WAYPOINT);
+}
+
+/// What the control plane sent to a waypoint was taken, by its own word.
+pub(crate) fn everything_is_acknowledged(mesh: &Mesh, waypoint: &str) {
     until("everything is acknowledged", Duration::from_secs(5), || {
         let syncz = http::get(None, mesh.debug(), "/debug/syncz").ok()?.json();
         let waypoint = syncz
@@ -58,7 +63,7 @@ fn nothing_was_refused(mesh: &Mesh) {
             .find(|proxy| {
                 proxy["proxy"]
                     .as_str()
-                    .is_some_and(|name| name.starts_with(WAYPOINT))
+                    .is_some_and(|name| name.starts_with(waypoint))
             })?
             .clone();
         let resources = waypoint["resources"].as_object()?;

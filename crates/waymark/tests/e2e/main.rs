@@ -9,6 +9,7 @@ mod enforcement;
 mod envoy;
 mod faults;
 mod hostile;
+mod scenarios;
 mod start;
 
 use std::path::Path;

@@ -42,9 +42,10 @@ pub(super) fn to_cluster(
 
 /// A gRPC client's own deadline holds, up to the route's timeout.
 ///
-/// istiod says so with a field that Envoy has deprecated. Its successor, which the stock flavour uses, counts from the
-/// start of the stream, not from the end of the request, and ends it with DEADLINE_EXCEEDED instead of UNAVAILABLE:
-/// what gRPC itself would do.
+/// istiod says so with a field that Envoy has deprecated. Its successor counts from the start of the stream, not from the
+/// end of the request, and ends it with DEADLINE_EXCEEDED instead of UNAVAILABLE: what gRPC itself would do. But Envoy
+/// then leaves the route's own `timeout` out of account, for all requests (measured on 1.40), so that the stock flavour
+/// uses it where there is none.
 #[expect(deprecated, reason = "istiod sends it")]
 fn set_grpc_timeout(
     action: &mut RouteAction,
@@ -52,13 +53,13 @@ fn set_grpc_timeout(
     timeout: super::super::wire::protobuf::Duration,
 ) {
     match flavour {
-        Flavour::IstioProxy => action.max_grpc_timeout = Some(timeout),
-        Flavour::Stock => {
+        Flavour::Stock if timeout.seconds == 0 && timeout.nanos == 0 => {
             action.max_stream_duration = Some(route::route_action::MaxStreamDuration {
                 grpc_timeout_header_max: Some(timeout),
                 ..Default::default()
             });
         }
+        Flavour::Stock | Flavour::IstioProxy => action.max_grpc_timeout = Some(timeout),
     }
 }
 

@@ -1,0 +1,272 @@
+//! Time limits, retries, and applications that fail or are not there.
+
+use super::routing::{rules, with};
+use super::scenario;
+use crate::scenarios::Scenario;
+
+pub(super) const LIST: &[Scenario] = &[
+    scenario(
+        "timeout: of the rule",
+        with!("    timeout: 0.3s\n    retries: {attempts: 0}\n"),
+        |site| {
+            let got = site
+                .get("/")
+                .having("delay=2000")
+                .send()?
+                .status(504)?
+                .text("upstream request timeout")?;
+            got.with("server", "istio-envoy")?.within(280, 900)?.done()
+        },
+    ),
+    scenario("timeout: none without one", "", |site| {
+        site.get("/")
+            .having("delay=1200")
+            .send()?
+            .status(200)?
+            .within(1200, 3000)?
+            .done()
+    }),
+    scenario(
+        "timeout: of each attempt, retried",
+        with!("    retries: {attempts: 2, perTryTimeout: 0.2s, retryOn: 'gateway-error,reset'}\n"),
+        |site| {
+            site.get("/")
+                .having("delay=1000")
+                .send()?
+                .status(504)?
+                .within(580, 2000)?
+                .done()
+        },
+    ),
+    scenario(
+        "retry: the default policy not on 503 of the application",
+        "",
+        |site| {
+            site.get("/")
+                .having("fail=1")
+                .send()?
+                .status(503)?
+                .attempts(1)?
+                .done()
+        },
+    ),
+    scenario("retry: the default policy not on 500", "", |site| {
+        site.get("/")
+            .having("fail=1 code=500")
+            .send()?
+            .status(500)?
+            .attempts(1)?
+            .done()
+    }),
+    scenario(
+        "retry: none with 0 attempts",
+        with!("    retries: {attempts: 0}\n"),
+        |site| {
+            site.get("/")
+                .having("fail=1")
+                .send()?
+                .status(503)?
+                .attempts(1)?
+                .done()
+        },
+    ),
+    scenario(
+        "retry: as often as allowed, then the last answer",
+        with!("    retries: {attempts: 3, retryOn: 5xx, backoff: 10ms}\n"),
+        |site| {
+            site.get("/")
+                .having("fail=9 code=500")
+                .send()?
+                .status(500)?
+                .attempts(4)?
+                .done()
+        },
+    ),
+    scenario(
+        "retry: on 5xx",
+        with!("    retries: {attempts: 2, retryOn: 5xx}\n"),
+        |site| {
+            site.get("/")
+                .having("fail=1 code=500")
+                .send()?
+                .status(200)?
+                .attempts(2)?
+                .done()
+        },
+    ),
+    scenario(
+        "retry: on gateway errors, not on 500",
+        with!("    retries: {attempts: 2, retryOn: gateway-error}\n"),
+        |site| {
+            site.get("/")
+                .having("fail=1 code=502")
+                .send()?
+                .status(200)?
+                .attempts(2)?;
+            site.get("/")
+                .having("fail=1 code=500")
+                .send()?
+                .status(500)?
+                .attempts(1)?
+                .done()
+        },
+    ),
+    scenario(
+        "retry: on a status code",
+        with!("    retries: {attempts: 2, retryOn: '418'}\n"),
+        |site| {
+            site.get("/")
+                .having("fail=1 code=418")
+                .send()?
+                .status(200)?
+                .attempts(2)?;
+            site.get("/")
+                .having("fail=1 code=503")
+                .send()?
+                .status(503)?
+                .attempts(1)?
+                .done()
+        },
+    ),
+    scenario(
+        "retry: on 409 as retriable-4xx",
+        with!("    retries: {attempts: 2, retryOn: retriable-4xx}\n"),
+        |site| {
+            site.get("/")
+                .having("fail=1 code=409")
+                .send()?
+                .status(200)?
+                .attempts(2)?;
+            site.get("/")
+                .having("fail=1 code=404")
+                .send()?
+                .status(404)?
+                .attempts(1)?
+                .done()
+        },
+    ),
+    scenario(
+        "retry: on a reset",
+        with!("    retries: {attempts: 2, retryOn: reset}\n"),
+        |site| {
+            site.get("/")
+                .having("reset fail=1")
+                .send()?
+                .status(200)?
+                .attempts(2)?
+                .done()
+        },
+    ),
+    scenario(
+        "retry: with the body again",
+        with!("    retries: {attempts: 2, retryOn: 5xx}\n"),
+        |site| {
+            let got = site
+                .ask("POST", "/")
+                .having("fail=1")
+                .body(vec![3; 20_000])
+                .send()?
+                .status(200)?
+                .attempts(2)?;
+            if got.seen("sum") == 60_000 {
+                Ok(())
+            } else {
+                Err(format!("sum {}", got.seen("sum")))
+            }
+        },
+    ),
+    scenario(
+        "retry: on another endpoint",
+        with!("    retries: {attempts: 1, retryOn: 5xx, backoff: 1ms}\n"),
+        |site| {
+            let mut elsewhere = 0;
+            for _ in 0..10 {
+                let got = site
+                    .get("/")
+                    .having("fail=1")
+                    .send()?
+                    .status(200)?
+                    .attempts(2)?;
+                elsewhere += usize::from(got.pods.first() != got.pods.last());
+            }
+            // By chance it may be the same again, once in some hundred.
+            if elsewhere >= 8 {
+                Ok(())
+            } else {
+                Err(format!("{elsewhere} of 10 went elsewhere"))
+            }
+        },
+    ),
+    scenario(
+        "retry: headers of the client have no say",
+        with!("    retries: {attempts: 0}\n"),
+        |site| {
+            let ask = site
+                .get("/")
+                .having("fail=1 code=500")
+                .header("x-envoy-retry-on", "5xx")
+                .header("x-envoy-max-retries", "2");
+            ask.send()?.status(500)?.attempts(1)?.done()
+        },
+    ),
+    scenario(
+        "failure: an application that resets is 503",
+        with!("    retries: {attempts: 0}\n"),
+        |site| {
+            let got = site
+                .get("/")
+                .having("reset")
+                .send()?
+                .status(503)?
+                .attempts(1)?;
+            got.containing("upstream connect error or disconnect/reset before headers.")?
+                .done()
+        },
+    ),
+    scenario(
+        "failure: an answer that breaks off breaks off for the client",
+        with!("    retries: {attempts: 0}\n"),
+        |site| match site.get("/").having("cut size=100000").send() {
+            Err(why) if why.contains("cut short") || why.contains("reset") => Ok(()),
+            other => Err(format!("{other:?}")),
+        },
+    ),
+    scenario(
+        "failure: a service without endpoints is 503",
+        "apiVersion: v1\nkind: Service\nmetadata: {name: HOST, namespace: scenarios}\nspec:\n  selector: {app: nobody}\n  ports:\n  - {name: http, port: 80}\n",
+        |site| {
+            site.get("/")
+                .send()?
+                .status(503)?
+                .text("no healthy upstream")?
+                .done()
+        },
+    ),
+    scenario(
+        "failure: a subset without endpoints is 503",
+        rules!("  - route: [{destination: {host: HOST, subset: none}}]\n"),
+        |site| {
+            site.get("/")
+                .send()?
+                .status(503)?
+                .text("no healthy upstream")?
+                .done()
+        },
+    ),
+    scenario(
+        "failure: a subset that no rule defines is 503",
+        rules!("  - route: [{destination: {host: HOST, subset: unheard-of}}]\n"),
+        |site| site.get("/").send()?.status(503)?.text("")?.done(),
+    ),
+    scenario(
+        "failure: an application that does not listen is 503",
+        "apiVersion: v1\nkind: Service\nmetadata: {name: HOST, namespace: scenarios}\nspec:\n  selector: {app: absent}\n  ports:\n  - {name: http, port: 80, targetPort: 8080}\n",
+        |site| {
+            site.get("/")
+                .send()?
+                .status(503)?
+                .containing("upstream connect error or disconnect/reset before headers.")?
+                .done()
+        },
+    ),
+];

@@ -8,6 +8,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use waymark_cli::{CliError, Context, Global};
 use waymark_local::{DownArgs, UpArgs};
 
+mod proxy;
 #[cfg(test)]
 mod reference;
 mod roles;
@@ -36,6 +37,9 @@ enum Command {
     Down(DownArgs),
     /// Run one part of the mesh as a service.
     Run(roles::RunArgs),
+    /// Be a waypoint in a pod, by the arguments that istiod's deployer gives its container.
+    #[command(hide = true)]
+    Proxy(proxy::ProxyArgs),
     /// Be a service of the bookinfo sample.
     #[command(hide = true)]
     Sample(waymark_samples::Args),
@@ -59,6 +63,7 @@ fn main() -> ExitCode {
             done.map_err(|e| fail(&e, None, 1))
         }),
         Command::Run(args) => roles::run(args),
+        Command::Proxy(args) => proxy::run(args),
         Command::Sample(args) => block_on(async {
             let done = waymark_samples::run(args, roles::signalled()).await;
             done.map_err(|e| fail(&e, None, 1))

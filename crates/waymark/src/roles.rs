@@ -6,7 +6,8 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use waymark_rt::Drain;
-use waymark_rt::log::{LevelSpec, LogFormat, LogOptions};
+use waymark_rt::log::{LevelSpec, LogFormat, LogHandle, LogOptions};
+use waymark_waypoint::pod::{Pod, PodArgs};
 
 use crate::fail;
 
@@ -67,14 +68,7 @@ pub(crate) fn run(args: RunArgs) -> ExitCode {
                 |shutdown| waymark_controlplane::run(*args, shutdown),
             )
         }
-        Role::Waypoint(args) => {
-            let drain = args.drain();
-            drive(
-                tokio::runtime::Builder::new_current_thread(),
-                drain,
-                |shutdown| waymark_waypoint::run(*args, shutdown, Some(log)),
-            )
-        }
+        Role::Waypoint(args) => waypoint(&args, Pod::here(PodArgs::default()).as_ref(), log),
         Role::Agent(args) => {
             let drain = args.drain();
             // One thread, which lives as long as the program: Envoy ends with it.
@@ -96,6 +90,23 @@ pub(crate) fn run(args: RunArgs) -> ExitCode {
             )
         }
     }
+}
+
+/// Runs a waypoint, by its flags or as a pod.
+pub(crate) fn waypoint(
+    args: &waymark_waypoint::Args,
+    pod: Option<&Pod>,
+    log: LogHandle,
+) -> ExitCode {
+    let settings = match args.settings(pod) {
+        Ok(settings) => settings,
+        Err(error) => return fail(&error, None, 1),
+    };
+    drive(
+        tokio::runtime::Builder::new_current_thread(),
+        settings.drain,
+        |shutdown| waymark_waypoint::run(settings, shutdown, Some(log)),
+    )
 }
 
 /// Runs a role until it fails, or a signal has made it drain.

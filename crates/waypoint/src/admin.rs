@@ -15,7 +15,7 @@ mod server;
 mod server_info;
 mod stats;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -268,17 +268,42 @@ impl Admin {
         (known.answer)(self, &Query::parse(query.unwrap_or_default()))
     }
 
-    /// Answers a request to the metrics port.
+    /// Answers a request to the metrics port: what the agent of an istio-proxy answers there. Only the machine itself may
+    /// drain or end the waypoint. Spec: cli-and-admin.md 11.
     #[must_use]
-    pub fn answer_metrics(&self, method: &Method, target: &str) -> Answer {
+    pub fn answer_metrics(&self, from: IpAddr, method: &Method, target: &str) -> Answer {
         let (path, query) = crate::route::split_query(target);
-        match (path, method) {
-            ("/stats/prometheus" | "/metrics", _) => {
+        match path {
+            "/stats/prometheus" | "/metrics" => {
                 self.stats_prometheus(&Query::parse(query.unwrap_or_default()))
             }
-            ("/healthz/ready", _) => self.healthz_ready(),
-            ("/quitquitquit", &Method::POST) => self.quit(),
-            ("/quitquitquit", _) => Answer::refused(StatusCode::METHOD_NOT_ALLOWED, ""),
+            "/healthz/ready" => self.healthz_ready(),
+            "/quitquitquit" | "/drain" if !from.to_canonical().is_loopback() => {
+                let why = "Only requests from localhost are allowed\n";
+                Answer::refused(StatusCode::FORBIDDEN, why)
+            }
+            "/quitquitquit" | "/drain" if method != Method::POST => {
+                Answer::refused(StatusCode::METHOD_NOT_ALLOWED, "")
+            }
+            "/quitquitquit" => {
+                self.lifecycle.wish(Wish::Quit);
+                Answer::text("OK")
+            }
+            "/drain" => {
+                self.lifecycle.wish(Wish::Drain);
+                Answer::text("OK")
+            }
+            _ => Answer::refused(StatusCode::NOT_FOUND, ""),
+        }
+    }
+
+    /// Answers a request to the port where a pod's proxy serves its figures, without its agent.
+    #[must_use]
+    pub fn answer_prometheus(&self, target: &str) -> Answer {
+        match crate::route::split_query(target) {
+            ("/stats/prometheus", query) => {
+                self.stats_prometheus(&Query::parse(query.unwrap_or_default()))
+            }
             _ => Answer::refused(StatusCode::NOT_FOUND, ""),
         }
     }

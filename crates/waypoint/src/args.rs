@@ -3,15 +3,17 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustls::pki_types::ServerName;
 use serde::Deserialize;
 use waymark_identity::{ServiceAccountRef, SpiffeError, SpiffeId, TrustDomain};
 
 use crate::config::NodeOptions;
 use crate::downstream::{NodeAccount, NodeAccountError};
+use crate::pod::{Pod, PodError, PodLayer};
 
 /// `waymark run waypoint`
 #[derive(Clone, Debug, Default, clap::Args, Deserialize)]
@@ -29,6 +31,10 @@ pub struct Args {
     #[arg(long, env = "WAYMARK_WAYPOINT_SERVICE_ACCOUNT", value_name = "NAME")]
     pub service_account: Option<String>,
 
+    /// Name of the waypoints that are alike [default: <service account>.<namespace>]
+    #[arg(long, env = "WAYMARK_WAYPOINT_SERVICE_CLUSTER", value_name = "NAME")]
+    pub service_cluster: Option<String>,
+
     /// The Gateway that is served
     #[arg(long, env = "WAYMARK_WAYPOINT_GATEWAY", value_name = "NAME")]
     pub gateway: Option<String>,
@@ -36,6 +42,10 @@ pub struct Args {
     /// Own address: everything is listened on there, and dialled from there
     #[arg(long, env = "WAYMARK_WAYPOINT_ADDRESS", value_name = "IP")]
     pub address: Option<IpAddr>,
+
+    /// Address to listen on and to dial from [default: the own one; in a pod all of them, admin on loopback]
+    #[arg(long, env = "WAYMARK_WAYPOINT_BIND", value_name = "IP")]
+    pub bind: Option<IpAddr>,
 
     /// Port of tunnels [default: 15008]
     #[arg(long, env = "WAYMARK_WAYPOINT_HBONE_PORT", value_name = "PORT")]
@@ -64,6 +74,10 @@ pub struct Args {
     /// Root certificates (PEM) that control plane and certificate authority are verified with
     #[arg(long, env = "WAYMARK_WAYPOINT_ROOT_CERT", value_name = "FILE")]
     pub root_cert: Option<PathBuf>,
+
+    /// Name that control plane and certificate authority are verified for [default: the host of their address]
+    #[arg(long, env = "WAYMARK_WAYPOINT_SERVER_NAME", value_name = "NAME")]
+    pub server_name: Option<String>,
 
     /// Bearer token; read again for every call
     #[arg(long, env = "WAYMARK_WAYPOINT_TOKEN_FILE", value_name = "FILE")]
@@ -140,6 +154,10 @@ pub struct Settings {
     pub metrics: SocketAddr,
     /// Readiness.
     pub readiness: SocketAddr,
+    /// Where a pod serves Prometheus the figures of its proxy alone.
+    pub prometheus: Option<SocketAddr>,
+    /// The address that tunnels to endpoints are dialled from.
+    pub source: Option<IpAddr>,
     /// Control plane; with `http://` in front it is spoken to without TLS.
     pub xds_address: String,
     /// Certificate authority.
@@ -147,7 +165,11 @@ pub struct Settings {
     /// See [`Args`].
     pub root_cert: Option<PathBuf>,
     /// See [`Args`].
+    pub server_name: Option<ServerName<'static>>,
+    /// See [`Args`].
     pub token_file: Option<PathBuf>,
+    /// How long the drain may take, for the program that drives it.
+    pub drain: Duration,
     /// Worker threads.
     pub concurrency: usize,
     /// Who the waypoint is.
@@ -185,6 +207,12 @@ pub enum SettingsError {
     /// Trust domain, namespace and service account make no identity.
     #[error("own identity")]
     Identity(#[source] SpiffeError),
+    /// Not a name that a certificate can have.
+    #[error("--server-name {0:?} is no name of a server")]
+    ServerName(String),
+    /// The pod's environment.
+    #[error(transparent)]
+    Pod(#[from] PodError),
     /// The node proxies' account is none.
     #[error("--node-account")]
     NodeAccount(#[from] NodeAccountError),
@@ -195,27 +223,37 @@ const FLAVOUR: (&str, &str) = ("WAYMARK_FLAVOUR", "stock");
 const DRAIN: Duration = Duration::from_secs(5);
 
 impl Args {
-    /// How long the drain may take, for the program that drives it. A settings file that cannot be used is told by
-    /// [`Args::settings`].
-    #[must_use]
-    pub fn drain(&self) -> Duration {
-        let seconds = match self.with_file() {
-            Ok(all) => all.drain_seconds,
-            Err(_) => self.drain_seconds,
-        };
-        seconds.map_or(DRAIN, Duration::from_secs)
-    }
-
-    /// Completes and checks the settings.
+    /// Completes and checks the settings: flags and environment, a file for what they leave out; and, where nobody says which
+    /// waypoint this is, the pod.
     ///
     /// # Errors
     /// See [`SettingsError`].
-    pub fn settings(&self) -> Result<Settings, SettingsError> {
-        let all = self.with_file()?;
+    pub fn settings(&self, pod: Option<&Pod>) -> Result<Settings, SettingsError> {
+        let all = match &self.config {
+            None => self.clone(),
+            Some(path) => self.clone().or(Self::read(path)?),
+        };
+        let pod = pod.filter(|_| all.name.is_none() && all.address.is_none());
+        all.settings_on(pod.map(Pod::layer).transpose()?)
+    }
+
+    /// Completes and checks the settings, on the ground of what a pod says.
+    pub(crate) fn settings_on(self, pod: Option<PodLayer>) -> Result<Settings, SettingsError> {
+        let in_pod = pod.is_some();
+        let PodLayer { args, metadata } = pod.unwrap_or_default();
+        let all = self.or(args);
         let missing = SettingsError::Missing;
         let or = |value: Option<String>, default: &str| value.unwrap_or_else(|| default.to_owned());
         let address = all.address.ok_or(missing("address"))?;
-        let at = |port: Option<u16>, default| SocketAddr::new(address, port.unwrap_or(default));
+        let own = all.bind.or((!in_pod).then_some(address));
+        let (every, loopback) = match address {
+            IpAddr::V4(_) => (Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::LOCALHOST.into()),
+            IpAddr::V6(_) => (Ipv6Addr::UNSPECIFIED.into(), Ipv4Addr::LOCALHOST.into()),
+        };
+        let at = |port: Option<u16>, default| {
+            SocketAddr::new(own.unwrap_or(every), port.unwrap_or(default))
+        };
+        let admin = SocketAddr::new(own.unwrap_or(loopback), all.admin_port.unwrap_or(15000));
         let name = all.name.ok_or(missing("name"))?;
         let namespace = all.namespace.ok_or(missing("namespace"))?;
         let gateway = all.gateway.ok_or(missing("gateway"))?;
@@ -228,13 +266,17 @@ impl Args {
         Ok(Settings {
             address,
             hbone: at(all.hbone_port, 15008),
-            admin: at(all.admin_port, 15000),
+            admin,
             metrics: at(all.metrics_port, 15020),
             readiness: at(all.readiness_port, 15021),
+            prometheus: in_pod.then(|| at(None, 15090)),
+            source: own.filter(|a| !a.is_unspecified()),
             ca_address: all.ca_address.unwrap_or_else(|| xds_address.clone()),
             xds_address,
             root_cert: all.root_cert,
+            server_name: all.server_name.map(server_name).transpose()?,
             token_file: all.token_file,
+            drain: all.drain_seconds.map_or(DRAIN, Duration::from_secs),
             concurrency: concurrency(all.concurrency),
             identity,
             node_account: NodeAccount::new(&trust_domain, &account)?,
@@ -243,6 +285,7 @@ impl Args {
                 name,
                 namespace,
                 service_account,
+                service_cluster: all.service_cluster,
                 addresses: vec![address],
                 gateway,
                 cluster_id: or(all.cluster_id, "Kubernetes"),
@@ -252,48 +295,46 @@ impl Args {
                 locality: locality(all.locality.as_deref().unwrap_or_default()),
                 labels: BTreeMap::new(),
                 metadata: match &all.istio_version {
-                    None => BTreeMap::from([(FLAVOUR.0.to_owned(), FLAVOUR.1.to_owned())]),
-                    Some(_) => BTreeMap::new(),
+                    None => BTreeMap::from([(FLAVOUR.0.to_owned(), FLAVOUR.1.into())]),
+                    Some(_) => metadata,
                 },
                 istio_version: all.istio_version,
             },
         })
     }
 
-    /// Flags and environment, and the file for what they leave out.
-    fn with_file(&self) -> Result<Self, SettingsError> {
-        let Some(path) = &self.config else {
-            return Ok(self.clone());
-        };
-        let file = Self::read(path)?;
-        let this = self.clone();
-        Ok(Self {
-            name: this.name.or(file.name),
-            namespace: this.namespace.or(file.namespace),
-            service_account: this.service_account.or(file.service_account),
-            gateway: this.gateway.or(file.gateway),
-            address: this.address.or(file.address),
-            hbone_port: this.hbone_port.or(file.hbone_port),
-            admin_port: this.admin_port.or(file.admin_port),
-            metrics_port: this.metrics_port.or(file.metrics_port),
-            readiness_port: this.readiness_port.or(file.readiness_port),
-            xds_address: this.xds_address.or(file.xds_address),
-            ca_address: this.ca_address.or(file.ca_address),
-            root_cert: this.root_cert.or(file.root_cert),
-            token_file: this.token_file.or(file.token_file),
-            concurrency: this.concurrency.or(file.concurrency),
-            drain_seconds: this.drain_seconds.or(file.drain_seconds),
-            trust_domain: this.trust_domain.or(file.trust_domain),
-            domain: this.domain.or(file.domain),
-            cluster_id: this.cluster_id.or(file.cluster_id),
-            network: this.network.or(file.network),
-            mesh_id: this.mesh_id.or(file.mesh_id),
-            locality: this.locality.or(file.locality),
-            istio_version: this.istio_version.or(file.istio_version),
-            node_account: this.node_account.or(file.node_account),
-            cert_ttl_seconds: this.cert_ttl_seconds.or(file.cert_ttl_seconds),
-            config: this.config,
-        })
+    /// These settings, and others for what they leave out.
+    fn or(self, other: Self) -> Self {
+        Self {
+            name: self.name.or(other.name),
+            namespace: self.namespace.or(other.namespace),
+            service_account: self.service_account.or(other.service_account),
+            service_cluster: self.service_cluster.or(other.service_cluster),
+            gateway: self.gateway.or(other.gateway),
+            address: self.address.or(other.address),
+            bind: self.bind.or(other.bind),
+            hbone_port: self.hbone_port.or(other.hbone_port),
+            admin_port: self.admin_port.or(other.admin_port),
+            metrics_port: self.metrics_port.or(other.metrics_port),
+            readiness_port: self.readiness_port.or(other.readiness_port),
+            xds_address: self.xds_address.or(other.xds_address),
+            ca_address: self.ca_address.or(other.ca_address),
+            root_cert: self.root_cert.or(other.root_cert),
+            server_name: self.server_name.or(other.server_name),
+            token_file: self.token_file.or(other.token_file),
+            concurrency: self.concurrency.or(other.concurrency),
+            drain_seconds: self.drain_seconds.or(other.drain_seconds),
+            trust_domain: self.trust_domain.or(other.trust_domain),
+            domain: self.domain.or(other.domain),
+            cluster_id: self.cluster_id.or(other.cluster_id),
+            network: self.network.or(other.network),
+            mesh_id: self.mesh_id.or(other.mesh_id),
+            locality: self.locality.or(other.locality),
+            istio_version: self.istio_version.or(other.istio_version),
+            node_account: self.node_account.or(other.node_account),
+            cert_ttl_seconds: self.cert_ttl_seconds.or(other.cert_ttl_seconds),
+            config: self.config,
+        }
     }
 
     fn read(path: &Path) -> Result<Self, SettingsError> {
@@ -315,6 +356,10 @@ fn identity(
 ) -> Result<SpiffeId, SpiffeError> {
     let trust_domain: TrustDomain = trust_domain.parse()?;
     Ok(ServiceAccountRef::new(namespace, service_account)?.identity(&trust_domain))
+}
+
+fn server_name(name: String) -> Result<ServerName<'static>, SettingsError> {
+    ServerName::try_from(name.clone()).map_err(|_| SettingsError::ServerName(name))
 }
 
 fn locality(text: &str) -> (String, String, String) {
@@ -366,7 +411,7 @@ mod tests {
 
     #[test]
     fn what_the_deployer_passes_is_enough() {
-        let settings = parse(DEPLOYED).settings().unwrap();
+        let settings = parse(DEPLOYED).settings(None).unwrap();
         assert_eq!(
             settings.identity.as_str(),
             "spiffe://cluster.local/ns/default/sa/sa"
@@ -379,7 +424,7 @@ mod tests {
             "waypoint~127.244.0.9~reviews-0.default~default.svc.cluster.local"
         );
         assert_eq!(settings.node.metadata["WAYMARK_FLAVOUR"], "stock");
-        assert_eq!(parse(DEPLOYED).drain(), DRAIN);
+        assert_eq!(settings.drain, DRAIN);
     }
 
     #[test]
@@ -394,14 +439,17 @@ mod tests {
         let flags = ["--hbone-port", "2", "--config", file.to_str().unwrap()];
         let rest: Vec<_> = DEPLOYED[2..].iter().copied().chain(flags).collect();
         let args = parse(&rest);
-        let settings = args.settings().unwrap();
+        let settings = args.settings(None).unwrap();
         assert_eq!(
             (settings.node.name.as_str(), settings.hbone.port()),
             ("of-file", 2)
         );
-        assert_eq!(args.drain(), Duration::from_secs(30));
+        assert_eq!(settings.drain, Duration::from_secs(30));
         fs::write(&file, r#"{"nmae": "typo"}"#).unwrap();
-        assert!(matches!(args.settings(), Err(SettingsError::Parse { .. })));
+        assert!(matches!(
+            args.settings(None),
+            Err(SettingsError::Parse { .. })
+        ));
     }
 
     #[test]
@@ -412,7 +460,7 @@ mod tests {
                 .chain(&DEPLOYED[without + 2..])
                 .copied()
                 .collect();
-            match parse(&args).settings() {
+            match parse(&args).settings(None) {
                 Err(SettingsError::Missing(name)) => assert_eq!(name, flag),
                 other => panic!("{other:?}"),
             }

@@ -11,6 +11,7 @@ pub mod admin;
 mod args;
 pub mod config;
 pub mod decode;
+pub mod pod;
 pub mod program;
 pub mod route;
 pub mod telemetry;

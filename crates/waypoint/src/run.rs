@@ -3,6 +3,7 @@
 //! One thread of control (configuration, certificate, admin) beside the workers, which carry the traffic.
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -22,7 +23,7 @@ use waymark_rt::{ListenError, ListenOptions, Listener, Shutdown, SystemClock, Ta
 use waymark_xds::client::{ClientOptions, ClientState, Credentials, CredentialsError};
 
 use crate::admin::{self, Admin, Answer, Lifecycle, Phase, Places, Wish};
-use crate::args::{Args, Settings, SettingsError};
+use crate::args::Settings;
 use crate::config::{Config, Readiness};
 use crate::dns::resolve_clusters;
 use crate::listener::TerminatorTls;
@@ -34,9 +35,6 @@ use crate::workers::Workers;
 /// Why the waypoint does not run.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// The settings cannot be used.
-    #[error(transparent)]
-    Settings(#[from] SettingsError),
     /// An own address cannot be listened on.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -55,8 +53,11 @@ pub enum RunError {
 ///
 /// # Errors
 /// When it cannot start; what fails later is reported by readiness, logs and metrics.
-pub async fn run(args: Args, shutdown: Shutdown, log: Option<LogHandle>) -> Result<(), RunError> {
-    let settings = args.settings()?;
+pub async fn run(
+    settings: Settings,
+    shutdown: Shutdown,
+    log: Option<LogHandle>,
+) -> Result<(), RunError> {
     let hold = shutdown.hold();
     // Bound before anything else, so that an address in use is told at once. Who connects early waits for the
     // configuration instead of being refused.
@@ -79,7 +80,7 @@ pub async fn run(args: Args, shutdown: Shutdown, log: Option<LogHandle>) -> Resu
     let shared = Arc::new(Shared {
         snapshot: Arc::clone(&snapshot),
         identity: settings.identity.clone(),
-        bind: Some(settings.address).filter(|a| !a.is_unspecified()),
+        bind: settings.source,
         client_tls: Arc::new(certificate.clone()),
         node_account: settings.node_account.clone(),
         telemetry: Arc::clone(&telemetry),
@@ -234,7 +235,8 @@ fn connect(settings: &Settings, address: &str) -> Result<Channel, RunError> {
         return Err(RunError::NoRoots(address));
     };
     let config = https_client_config(RootSource::file(roots), None);
-    let tls = Some(TargetTls { config, name: None });
+    let name = settings.server_name.clone();
+    let tls = Some(TargetTls { config, name });
     Ok(channel(&Target { address, tls })?)
 }
 
@@ -261,7 +263,7 @@ impl Credentials for Metadata {
 }
 
 /// What answers the requests of a small server.
-type Answering = fn(&Admin, &Method, &str) -> Answer;
+type Answering = fn(&Admin, IpAddr, &Method, &str) -> Answer;
 
 /// The bound sockets.
 struct Servers {
@@ -269,6 +271,7 @@ struct Servers {
     admin: Listener,
     metrics: Listener,
     readiness: Listener,
+    prometheus: Option<Listener>,
 }
 
 impl Servers {
@@ -279,6 +282,10 @@ impl Servers {
             admin: listen(settings.admin, &options)?,
             metrics: listen(settings.metrics, &options)?,
             readiness: listen(settings.readiness, &options)?,
+            prometheus: settings
+                .prometheus
+                .map(|at| listen(at, &options))
+                .transpose()?,
         })
     }
 
@@ -296,12 +303,22 @@ impl Servers {
 
     /// Starts the small servers; what is left is the listener of tunnels.
     fn start(self, tasks: &Tasks, admin: &Arc<Admin>, shutdown: &Shutdown) -> Listener {
-        let answers: [(&'static str, Listener, Answering); 3] = [
-            ("admin", self.admin, Admin::answer),
-            ("metrics", self.metrics, Admin::answer_metrics),
-            ("readiness", self.readiness, Admin::answer_readiness),
+        let answers: [(&'static str, Option<Listener>, Answering); 4] = [
+            ("admin", Some(self.admin), |admin, _, method, target| {
+                admin.answer(method, target)
+            }),
+            ("metrics", Some(self.metrics), Admin::answer_metrics),
+            (
+                "readiness",
+                Some(self.readiness),
+                |admin, _, method, target| admin.answer_readiness(method, target),
+            ),
+            ("prometheus", self.prometheus, |admin, _, _, target| {
+                admin.answer_prometheus(target)
+            }),
         ];
         for (name, listener, answer) in answers {
+            let Some(listener) = listener else { continue };
             let admin = Arc::clone(admin);
             tasks.spawn(
                 name,

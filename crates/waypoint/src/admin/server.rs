@@ -1,6 +1,7 @@
 //! A small HTTP/1 server for admin, metrics and readiness.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,12 +24,11 @@ const MAX_CONNECTIONS: usize = 256;
 /// How long a client may take to send a request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Serves `answer`, one of [`Admin::answer`], [`Admin::answer_metrics`] and [`Admin::answer_readiness`], until `shutdown`
-/// kills or the task is dropped. (Draining, it goes on: that is when people look.)
+/// Serves `answer`, a function of who asks, the method and path and query, until `shutdown` kills or the task is dropped. (Draining, it goes on: that is when people look.)
 pub async fn serve(
     mut listener: Listener,
     admin: Arc<Admin>,
-    answer: fn(&Admin, &Method, &str) -> Answer,
+    answer: fn(&Admin, IpAddr, &Method, &str) -> Answer,
     shutdown: Shutdown,
 ) {
     let connections = Tasks::new();
@@ -48,7 +48,7 @@ pub async fn serve(
             let _place = place;
             let service = service_fn(move |request: Request<Incoming>| {
                 let admin = Arc::clone(&admin);
-                async move { Ok::<_, Infallible>(response(answer, &admin, &request)) }
+                async move { Ok::<_, Infallible>(response(answer, &admin, peer.ip(), &request)) }
             });
             let served = http1::Builder::new()
                 .timer(TokioTimer::new())
@@ -63,8 +63,9 @@ pub async fn serve(
 }
 
 fn response(
-    answer: fn(&Admin, &Method, &str) -> Answer,
+    answer: fn(&Admin, IpAddr, &Method, &str) -> Answer,
     admin: &Admin,
+    from: IpAddr,
     request: &Request<Incoming>,
 ) -> Response<Full<Bytes>> {
     let target = request.uri().path_and_query().map_or("/", |p| p.as_str());
@@ -72,7 +73,7 @@ fn response(
         status,
         content_type,
         body,
-    } = answer(admin, request.method(), target);
+    } = answer(admin, from, request.method(), target);
     let mut response = Response::new(Full::new(body));
     *response.status_mut() = status;
     let headers = response.headers_mut();

@@ -65,6 +65,7 @@ fn admin() -> Admin {
             name: "reviews-0".into(),
             namespace: "default".into(),
             service_account: "reviews".into(),
+            service_cluster: None,
             addresses: vec!["127.244.0.99".parse().unwrap()],
             gateway: "reviews".into(),
             cluster_id: "Kubernetes".into(),
@@ -285,10 +286,39 @@ fn changes_need_a_post() {
     assert_eq!(admin.answer(&Method::POST, "/drain_listeners").body, "OK\n");
     assert_eq!(*wishes.borrow(), Wish::Quit);
     assert_eq!(admin.answer(&Method::POST, "/logging").status, 501);
-    assert_eq!(
-        admin.answer_metrics(&Method::GET, "/quitquitquit").status,
-        405
-    );
+}
+
+#[test]
+fn only_the_machine_itself_drains_and_ends_a_waypoint() {
+    let local = "::ffff:127.0.0.1".parse().unwrap();
+    let remote = "10.244.1.7".parse().unwrap();
+    for (path, wish) in [("/drain", Wish::Drain), ("/quitquitquit", Wish::Quit)] {
+        let admin = admin();
+        let wishes = admin.lifecycle.wishes();
+        assert_eq!(
+            admin.answer_metrics(remote, &Method::POST, path).status,
+            403
+        );
+        assert_eq!(admin.answer_metrics(local, &Method::GET, path).status, 405);
+        assert_eq!(*wishes.borrow(), Wish::Run);
+        let answer = admin.answer_metrics(local, &Method::POST, path);
+        assert_eq!(
+            (answer.status.as_u16(), &answer.body[..]),
+            (200, &b"OK"[..])
+        );
+        assert_eq!(*wishes.borrow(), wish);
+        assert_eq!(
+            admin
+                .answer_metrics(remote, &Method::GET, "/stats/prometheus")
+                .status,
+            200
+        );
+        assert_eq!(
+            admin.answer_prometheus("/stats/prometheus?usedonly").status,
+            200
+        );
+        assert_eq!(admin.answer_prometheus("/metrics").status, 404);
+    }
 }
 
 #[test]
@@ -324,7 +354,12 @@ async fn is_served_over_http() {
     let drain = waymark_rt::Drain::new(Duration::ZERO);
     let server = waymark_rt::spawn(
         "admin",
-        serve(listener, Arc::new(admin()), Admin::answer, drain.shutdown()),
+        serve(
+            listener,
+            Arc::new(admin()),
+            |admin, _, method, target| admin.answer(method, target),
+            drain.shutdown(),
+        ),
     );
     let stream = tokio::net::TcpStream::connect(at).await.unwrap();
     let (mut client, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))

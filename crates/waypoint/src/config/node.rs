@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use serde_json::Value;
 use waymark_proto::envoy::envoy::config::core::v3 as core;
 use waymark_proto::envoy::envoy::r#type::v3::SemanticVersion;
 use waymark_proto::envoy::google::protobuf as wkt;
@@ -16,6 +17,8 @@ pub struct NodeOptions {
     pub namespace: String,
     /// Its service account.
     pub service_account: String,
+    /// Name of the waypoints that are alike; `None`: `<service account>.<namespace>`.
+    pub service_cluster: Option<String>,
     /// Its addresses, the main one first.
     pub addresses: Vec<IpAddr>,
     /// The Gateway that it serves.
@@ -34,8 +37,8 @@ pub struct NodeOptions {
     pub labels: BTreeMap<String, String>,
     /// The Istio version that it claims to be; `None`: none, which asks our control plane for its own flavour.
     pub istio_version: Option<String>,
-    /// More metadata, as text.
-    pub metadata: BTreeMap<String, String>,
+    /// More metadata; what is here comes before what the rest says.
+    pub metadata: BTreeMap<String, Value>,
 }
 
 impl NodeOptions {
@@ -62,7 +65,10 @@ impl NodeOptions {
         let (region, zone, sub_zone) = self.locality.clone();
         core::Node {
             id: self.id(),
-            cluster: format!("{}.{}", self.service_account, self.namespace),
+            cluster: match &self.service_cluster {
+                Some(name) => name.clone(),
+                None => format!("{}.{}", self.service_account, self.namespace),
+            },
             metadata: Some(self.metadata()),
             locality: Some(core::Locality {
                 region,
@@ -128,7 +134,7 @@ impl NodeOptions {
         }
         let mut fields: std::collections::HashMap<_, _> =
             fields.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
-        fields.extend(self.metadata.iter().map(|(k, v)| (k.clone(), text(v))));
+        fields.extend(self.metadata.iter().map(|(k, v)| (k.clone(), json(v))));
         wkt::Struct { fields }
     }
 }
@@ -137,6 +143,24 @@ fn text(value: impl Into<String>) -> wkt::Value {
     wkt::Value {
         kind: Some(wkt::value::Kind::StringValue(value.into())),
     }
+}
+
+fn json(value: &Value) -> wkt::Value {
+    use wkt::value::Kind;
+    let kind = match value {
+        Value::Null => Kind::NullValue(0),
+        Value::Bool(value) => Kind::BoolValue(*value),
+        // Every number of JSON is one of JavaScript's in a Struct.
+        Value::Number(number) => Kind::NumberValue(number.as_f64().unwrap_or_default()),
+        Value::String(text) => Kind::StringValue(text.clone()),
+        Value::Array(values) => Kind::ListValue(wkt::ListValue {
+            values: values.iter().map(json).collect(),
+        }),
+        Value::Object(fields) => Kind::StructValue(wkt::Struct {
+            fields: fields.iter().map(|(k, v)| (k.clone(), json(v))).collect(),
+        }),
+    };
+    wkt::Value { kind: Some(kind) }
 }
 
 /// The version of this program.
@@ -178,6 +202,7 @@ mod tests {
             name: "reviews-0".into(),
             namespace: "default".into(),
             service_account: "waypoint".into(),
+            service_cluster: None,
             addresses: vec!["127.244.0.9".parse().unwrap()],
             gateway: "reviews".into(),
             cluster_id: "Kubernetes".into(),

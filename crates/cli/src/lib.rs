@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod analyze;
+mod capture;
 mod completion;
 mod dump;
 mod error;
@@ -23,6 +24,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 pub use crate::analyze::{Simulator, Size};
+pub use crate::capture::{CaptureServer, ServeCaptureArgs};
 pub use crate::error::CliError;
 
 /// Flags that every command takes.
@@ -80,6 +82,8 @@ pub struct ExperimentalArgs {
 enum Experimental {
     /// Manage waypoints, as in 2023: `generate` writes a Gateway for a namespace or a service account.
     Waypoint(waypoint::seed::SeedArgs),
+    /// Serve a captured configuration to proxies, as istiod would, until interrupted.
+    ServeCapture(ServeCaptureArgs),
     /// Same as `version`.
     Version(version::VersionArgs),
     /// Same as `proxy-status`.
@@ -95,6 +99,8 @@ pub struct Context<'a> {
     pub err: &'a mut dyn Write,
     /// Builds the mesh of `analyze distribution --simulate` and counts it.
     pub simulate: &'a Simulator,
+    /// Serves a capture.
+    pub serve_capture: &'a CaptureServer,
     /// The whole command line, for completion scripts.
     pub root: &'a dyn Fn() -> clap::Command,
 }
@@ -113,6 +119,7 @@ pub async fn run(global: &Global, command: Command, cx: &mut Context<'_>) -> Res
         Command::Completion(args) => completion::run(&args, cx),
         Command::Experimental(ExperimentalArgs { command }) => match command {
             Experimental::Waypoint(args) => waypoint::seed::run(global, args, cx).await,
+            Experimental::ServeCapture(args) => capture::run(args, cx).await,
             Experimental::Version(args) => version::run(global, args, cx).await,
             Experimental::ProxyStatus(args) => proxy_status::run(global, args, cx).await,
         },

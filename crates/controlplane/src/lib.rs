@@ -19,6 +19,7 @@ pub mod index;
 pub mod inputs;
 pub mod ipam;
 pub mod metrics;
+pub mod replay;
 pub mod role;
 pub mod serve;
 pub mod source;

@@ -111,6 +111,17 @@ impl Source for XdsSource {
     }
 }
 
+/// Whether a client is who it says it is.
+pub(crate) fn check_client(client: &Client) -> Result<(), Refusal> {
+    let id: NodeId = client
+        .node
+        .id
+        .parse()
+        .map_err(|error: waymark_xds::NodeIdError| Refusal::InvalidArgument(error.to_string()))?;
+    let metadata = Metadata::new(client.node.metadata.as_ref());
+    check_identity(client.identity.as_deref(), &id, &metadata)
+}
+
 /// A client may only say that it is in the namespace, and has the service account, that it was authenticated as.
 fn check_identity(identity: Option<&str>, id: &NodeId, metadata: &Metadata) -> Result<(), Refusal> {
     let Some(identity) = identity else {

@@ -8,6 +8,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use waymark_cli::{CliError, Context, Global};
 use waymark_local::{DownArgs, UpArgs};
 
+mod capture;
 mod proxy;
 #[cfg(test)]
 mod reference;
@@ -87,6 +88,7 @@ async fn operate(global: &Global, command: waymark_cli::Command) -> Result<(), E
         out: &mut out,
         err: &mut err,
         simulate: &simulate::run,
+        serve_capture: &capture::run,
         root: &App::command,
     };
     match waymark_cli::run(global, command, &mut context).await {
@@ -98,17 +100,22 @@ async fn operate(global: &Global, command: waymark_cli::Command) -> Result<(), E
 /// Prints the error, its causes and a hint; gives the exit code.
 fn fail(error: &dyn std::error::Error, hint: Option<&str>, code: u8) -> ExitCode {
     let mut err = std::io::stderr();
-    let mut text = format!("Error: {error}");
+    let _ = writeln!(err, "Error: {}", causes(error));
+    if let Some(hint) = hint {
+        let _ = writeln!(err, "Hint: {hint}");
+    }
+    ExitCode::from(code)
+}
+
+/// The error and its causes, as one text.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
         text.push_str(&format!(": {error}"));
         cause = error.source();
     }
-    let _ = writeln!(err, "{text}");
-    if let Some(hint) = hint {
-        let _ = writeln!(err, "Hint: {hint}");
-    }
-    ExitCode::from(code)
+    text
 }
 
 fn block_on(work: impl Future<Output = Result<(), ExitCode>>) -> ExitCode {

@@ -1,4 +1,6 @@
-//! An HBONE client made of the h2 crate alone: what a peer that shares no code with ours sees.
+//! An HBONE client and a destination made of the h2 crate alone: what a peer that shares no code with ours sees.
+
+mod destination;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -15,6 +17,8 @@ use rustls::{DigitallySignedStruct, SignatureScheme};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+
+pub use destination::{Destination, Opened};
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -252,12 +256,16 @@ impl ServerCertVerifier for Anybody {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![
-            SignatureScheme::ECDSA_NISTP256_SHA256,
-            SignatureScheme::ECDSA_NISTP384_SHA384,
-            SignatureScheme::RSA_PSS_SHA256,
-            SignatureScheme::RSA_PKCS1_SHA256,
-            SignatureScheme::ED25519,
-        ]
+        schemes()
     }
+}
+
+fn schemes() -> Vec<SignatureScheme> {
+    vec![
+        SignatureScheme::ECDSA_NISTP256_SHA256,
+        SignatureScheme::ECDSA_NISTP384_SHA384,
+        SignatureScheme::RSA_PSS_SHA256,
+        SignatureScheme::RSA_PKCS1_SHA256,
+        SignatureScheme::ED25519,
+    ]
 }

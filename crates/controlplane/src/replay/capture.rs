@@ -81,7 +81,7 @@ pub enum CaptureError {
         /// The resource.
         name: String,
         /// Why.
-        source: JsonError,
+        source: Box<JsonError>,
     },
     /// There is no such node.
     #[error("{path} has no node {node}, only {}", nodes.join(", "), path = .path.display())]
@@ -225,7 +225,7 @@ impl NodeResources {
                             node: id.to_owned(),
                             kind: kind.clone(),
                             name: name.clone(),
-                            source,
+                            source: Box::new(source),
                         }
                     })
                 };

@@ -37,7 +37,7 @@ fn a_client_gets_what_its_node_was_sent() {
     assert_eq!(
         skipped,
         [
-            "waypoint~10.0.0.1~w-x.shop~shop.svc.cluster.local: Cluster a: field_of_the_future: unknown field of envoy.config.cluster.v3.Cluster",
+            "waypoint~10.0.0.1~w-x.shop~shop.svc.cluster.local: Cluster a: field_of_the_future: no such field in envoy.config.cluster.v3.Cluster",
             "waypoint~10.0.0.1~w-x.shop~shop.svc.cluster.local: Secret: no type of resources",
         ]
     );

@@ -10,6 +10,7 @@ mod envoy;
 mod faults;
 mod hostile;
 mod scenarios;
+mod pod;
 mod start;
 
 use std::path::Path;

@@ -219,11 +219,17 @@ impl DebugView for ControlPlane {
 /// One connection as istiod shows it.
 fn sync_status(connection: &ConnectionStatus, id: &NodeId) -> Value {
     let metadata = |key: &str| serve::metadata_text(&connection.client, key).unwrap_or_default();
+    // Proxies of ours say which release of ours they are.
+    let version = ["ISTIO_VERSION", "WAYMARK_VERSION"]
+        .map(metadata)
+        .into_iter()
+        .find(|version| !version.is_empty())
+        .unwrap_or_default();
     let mut status = json!({
         "cluster_id": metadata("CLUSTER_ID"),
         "proxy": id.proxy,
         "proxy_type": id.kind.as_str(),
-        "istio_version": metadata("ISTIO_VERSION"),
+        "istio_version": version,
     });
     let of = |type_url: &str| connection.types.get(type_url);
     for (prefix, type_url) in [

@@ -172,6 +172,7 @@ fn node(settings: &Settings) -> Node {
         ("INSTANCE_IPS", &ip),
         ("CLUSTER_ID", &settings.cluster_id),
         ("NETWORK", &settings.network),
+        ("WAYMARK_VERSION", env!("CARGO_PKG_VERSION")),
     ];
     let text = |text: &str| Value {
         kind: Some(Kind::StringValue(text.to_owned())),

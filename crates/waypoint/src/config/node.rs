@@ -119,6 +119,7 @@ impl NodeOptions {
             ("MESH_ID", text(&self.mesh_id)),
             ("NAME", text(&self.name)),
             ("WORKLOAD_NAME", text(&self.gateway)),
+            ("WAYMARK_VERSION", text(env!("CARGO_PKG_VERSION"))),
             (
                 "LABELS",
                 wkt::Value {

@@ -23,7 +23,7 @@ const READY_WITHIN: Duration = Duration::from_secs(20);
 #[derive(Debug, Clone, Args)]
 pub(crate) struct CompareArgs {
     /// The program `waymark`, a release build.
-    #[arg(long, default_value = "target/release/waymark")]
+    #[arg(long, default_value = "target/dist/waymark")]
     waymark: PathBuf,
     /// The program `envoy`; without it only ours is measured.
     #[arg(long, env = "ENVOY")]

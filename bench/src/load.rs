@@ -345,7 +345,7 @@ async fn h2_worker(
 async fn connect_worker(link: Link, shared: Rc<Shared>) -> Result<Tally, LoadError> {
     let authority = shared.args.authority.clone();
     Ok(shared
-        .repeat(0, 1, async || link.tunnel(&authority).await?.h1().await)
+        .repeat(0, 1, async || link.tunnel(&authority).await?.once().await)
         .await)
 }
 
@@ -353,7 +353,7 @@ async fn connection_worker(shared: Rc<Shared>) -> Result<Tally, LoadError> {
     Ok(shared
         .repeat(0, 1, async || {
             let link = Link::open(&shared.args, &shared.tls).await?;
-            link.tunnel(&shared.args.authority).await?.h1().await
+            link.tunnel(&shared.args.authority).await?.once().await
         })
         .await)
 }
@@ -452,6 +452,18 @@ impl Tunnel {
             self.more().await?;
         }
         self.buffer.advance(head + length);
+        Ok(())
+    }
+
+    /// One request on this tunnel, which then ends in good order: a reset each time looks like an attack.
+    async fn once(mut self) -> Result<(), LoadError> {
+        self.h1().await?;
+        self.sender.send_data(Bytes::new(), true)?;
+        while let Some(chunk) = self.receiver.data().await {
+            self.receiver
+                .flow_control()
+                .release_capacity(chunk?.len())?;
+        }
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use crate::head::Malformed;
 use super::abuse::{Flood, Refusal};
 use super::connection::{Event, Leaving, ResetBy};
 use super::frame::{
-    self, DEFAULT_WINDOW, FrameHeader, HEADER_LEN, MAX_31_BITS, PREFACE, flag, kind,
+    self, DEFAULT_WINDOW, FrameHeader, HEADER_LEN, MAX_31_BITS, MIN_MAX_FRAME, PREFACE, flag, kind,
 };
 use super::settings::{self, Role};
 use super::stream::{Blocked, Half, StreamRef};
@@ -32,8 +32,8 @@ pub(super) enum Reading {
     PadLength(FrameHeader),
     /// In a DATA frame, which is handed on as it comes.
     Data(DataFrame),
-    /// In padding.
-    Padding(u32),
+    /// In padding, or in a frame of an unknown kind.
+    Skip(u32),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -54,7 +54,7 @@ impl Reading {
             | Self::Header
             | Self::Payload(_)
             | Self::PadLength(_)
-            | Self::Padding(_) => (0, None),
+            | Self::Skip(_) => (0, None),
         }
     }
 }
@@ -107,6 +107,10 @@ impl Connection {
                         } else {
                             self.begin_data(header, 0, out, now)?
                         }
+                    } else if header.kind > kind::CONTINUATION {
+                        self.spend(Flood::IdleFrames, now)?;
+                        self.reading = Reading::Skip(header.len);
+                        None
                     } else if let Some((payload, rest)) =
                         input.split_at_checked(header.len as usize)
                     {
@@ -143,10 +147,10 @@ impl Connection {
                     }
                     self.begin_data(header, overhead, out, now)?
                 }
-                Reading::Padding(left) => {
+                Reading::Skip(left) => {
                     let left = left - take(input, left as usize).len() as u32;
                     self.reading = if left > 0 {
-                        Reading::Padding(left)
+                        Reading::Skip(left)
                     } else {
                         Reading::Header
                     };
@@ -176,7 +180,14 @@ impl Connection {
 
     /// Whether the rest of a frame is of no bytes.
     fn can_go_on_without_input(&self) -> bool {
-        matches!(self.reading, Reading::Data(frame) if frame.left == 0)
+        match self.reading {
+            Reading::Data(frame) => frame.left == 0,
+            Reading::Skip(left) => left == 0,
+            Reading::Preface { .. }
+            | Reading::Header
+            | Reading::Payload(_)
+            | Reading::PadLength(_) => false,
+        }
     }
 
     /// The next frame's header, once it is complete.
@@ -203,7 +214,10 @@ impl Connection {
         if !self.got_settings && (header.kind != kind::SETTINGS || header.has(flag::ACK)) {
             return Err(ConnectionError::Preface);
         }
-        if header.len > settings::max_frame_bytes(&self.config) {
+        if header.kind == kind::PUSH_PROMISE {
+            return Err(ConnectionError::Push);
+        }
+        if header.len > self.max_len(header.kind) {
             return Err(ConnectionError::FrameSize { kind: header.kind });
         }
         let continues = self.block.as_ref().map(|block| block.header.stream);
@@ -213,6 +227,21 @@ impl Connection {
             return Err(ConnectionError::Continuation);
         }
         Ok(())
+    }
+
+    /// The largest frame of this kind that we take. Only DATA and frames that are skipped, which need no buffer, may be as
+    /// large as the settings say.
+    #[inline]
+    fn max_len(&self, kind: u8) -> u32 {
+        let allowed = settings::max_frame_bytes(&self.config);
+        match kind {
+            kind::HEADERS | kind::CONTINUATION => {
+                allowed.min(self.config.limits.header_block_bytes.max(MIN_MAX_FRAME))
+            }
+            kind::SETTINGS | kind::GOAWAY => MIN_MAX_FRAME,
+            kind::PRIORITY | kind::RST_STREAM | kind::PING | kind::WINDOW_UPDATE => 8,
+            _ => allowed,
+        }
     }
 
     fn on_frame<'b>(
@@ -231,8 +260,8 @@ impl Connection {
             kind::PING => self.on_ping(header, payload, out, now),
             kind::GOAWAY => self.on_go_away(header, payload, now),
             kind::PRIORITY => self.on_priority(header, payload, out, now),
-            kind::PUSH_PROMISE => Err(ConnectionError::Push),
-            _ => self.spend(Flood::IdleFrames, now).map(|()| None),
+            // DATA, push and unknown kinds are dealt with by their header.
+            _ => Ok(None),
         }
     }
 
@@ -304,7 +333,8 @@ impl Connection {
             Half::Head => return Verdict::EndStream(ErrorCode::PROTOCOL_ERROR),
             Half::Ended => return Verdict::EndStream(ErrorCode::STREAM_CLOSED),
         }
-        if i64::from(len) > i64::from(state.recv_window) {
+        // A window that our settings made negative still lets an empty frame end the stream.
+        if i64::from(len) > i64::from(state.recv_window.max(0)) {
             self.refusals.add(Refusal::WindowExceeded);
             return Verdict::EndStream(ErrorCode::FLOW_CONTROL_ERROR);
         }
@@ -328,7 +358,7 @@ impl Connection {
         self.reading = if !complete {
             Reading::Data(frame)
         } else if frame.padding > 0 {
-            Reading::Padding(frame.padding)
+            Reading::Skip(frame.padding)
         } else {
             Reading::Header
         };

@@ -164,15 +164,33 @@ enum Indexing {
     Never,
 }
 
+/// By entry of the static table.
+const STATIC_NAMES: [Indexing; static_table::LEN + 1] = {
+    let mut indexing = [Indexing::Incremental; static_table::LEN + 1];
+    let mut index = 1;
+    while index <= static_table::LEN {
+        indexing[index] = Indexing::of_name(static_table::name(index));
+        index += 1;
+    }
+    indexing
+};
+
 impl Indexing {
     fn of(field: &Field<'_>, static_name: Option<usize>) -> Self {
         if field.sensitive {
             return Self::Never;
         }
-        match field.name {
-            b"authorization" | b"proxy-authorization" | b"set-cookie" => Self::Never,
+        match static_name {
             // Guessing a short secret through the table takes as many tries as it has values (RFC 7541 7.1.3).
-            b"cookie" if field.value.len() < 20 => Self::Never,
+            Some(static_table::COOKIE) if field.value.len() < 20 => Self::Never,
+            Some(index) => STATIC_NAMES[index],
+            None => Self::of_name(field.name),
+        }
+    }
+
+    const fn of_name(name: &[u8]) -> Self {
+        match name {
+            b"authorization" | b"proxy-authorization" | b"set-cookie" => Self::Never,
             b":path"
             | b"age"
             | b"content-length"
@@ -186,9 +204,8 @@ impl Indexing {
             | b"if-unmodified-since"
             | b"last-modified"
             | b"location"
-            | b"range" => Self::Without,
-            _ if static_name.is_some() => Self::Incremental,
-            b"traceparent"
+            | b"range"
+            | b"traceparent"
             | b"x-request-id"
             | b"x-b3-traceid"
             | b"x-b3-spanid"

@@ -14,6 +14,14 @@ pub(super) fn entry(index: usize) -> Option<(&'static [u8], &'static [u8], Class
     Some((name.as_bytes(), value.as_bytes(), CLASSES[place]))
 }
 
+/// The entry of `cookie`.
+pub(super) const COOKIE: usize = 32;
+
+/// The name of entry `index`, which there is.
+pub(super) const fn name(index: usize) -> &'static [u8] {
+    ENTRIES[index - 1].0.as_bytes()
+}
+
 /// The first entry with this name, whose [`hash`] the caller knows.
 pub(super) fn find(name: &[u8], name_hash: u32) -> Option<usize> {
     let mut slot = name_hash as usize % SLOTS;
@@ -31,9 +39,12 @@ pub(super) fn find(name: &[u8], name_hash: u32) -> Option<usize> {
 
 /// The entry with this value, of those that have the name of entry `first`.
 pub(super) fn find_value(first: usize, value: &[u8]) -> Option<usize> {
+    if first > LAST_VALUE {
+        return None;
+    }
     let name = ENTRIES[first - 1].0;
-    // Entries of one name lie together, and the names that have more than one value come first.
-    (first..=LEN)
+    // Entries of one name lie together.
+    (first..=LAST_VALUE)
         .take_while(|&index| ENTRIES[index - 1].0 == name)
         .find(|&index| ENTRIES[index - 1].1.as_bytes() == value)
         .filter(|_| !value.is_empty())
@@ -103,6 +114,9 @@ const ENTRIES: [(&str, &str); LEN] = [
     ("www-authenticate", ""),
 ];
 
+/// The last entry with a value.
+const LAST_VALUE: usize = 16;
+
 const SLOTS: usize = 256;
 const BY_NAME: [u8; SLOTS] = index_by_name();
 const CLASSES: [Class; LEN] = classes();
@@ -165,6 +179,12 @@ mod tests {
                 );
             }
         }
+        assert_eq!(name(COOKIE), b"cookie");
+        assert!(
+            ENTRIES[LAST_VALUE..]
+                .iter()
+                .all(|(_, value)| value.is_empty())
+        );
         assert_eq!(find(b"x-unknown", hash(b"x-unknown", 0)), None);
     }
 }

@@ -40,7 +40,8 @@ struct Terms {
     connection_window: u32,
     table: u32,
     frame: u32,
-    /// The sizes of the pieces that our end reads, again and again.
+    /// The sizes of the pieces that our end is fed, again and again. What it has to say to one read is sent together: h2
+    /// takes many small frames that its user doesn't read for an attack.
     pieces: Vec<usize>,
 }
 
@@ -126,11 +127,13 @@ async fn serve(mut conn: Connection, mut out: WriteBuf, mut io: DuplexStream, pi
             out.advance(out.len());
             echo.turn(&mut conn, &[], &mut out).unwrap();
         }
-        let count = io.read(&mut buffer[..piece]).await.unwrap();
+        let count = io.read(&mut buffer).await.unwrap();
         if count == 0 {
             break;
         }
-        echo.turn(&mut conn, &buffer[..count], &mut out).unwrap();
+        for bytes in buffer[..count].chunks(piece) {
+            echo.turn(&mut conn, bytes, &mut out).unwrap();
+        }
     }
     assert!(echo.is_idle());
     assert_eq!(conn.streams().count(), 0);
@@ -249,7 +252,10 @@ async fn ask(terms: &Terms, mut io: DuplexStream, exchanges: Vec<Exchange>) {
     let mut count = 0;
     for piece in terms.pieces.iter().cycle() {
         loop {
-            turn(&mut conn, &buffer[..count], &mut asked, &mut out);
+            for bytes in buffer[..count].chunks(*piece) {
+                turn(&mut conn, bytes, &mut asked, &mut out);
+            }
+            turn(&mut conn, &[], &mut asked, &mut out);
             count = 0;
             while conn.peer_settings().max_concurrent_streams == 3
                 && conn.available_streams() > 0
@@ -270,7 +276,7 @@ async fn ask(terms: &Terms, mut io: DuplexStream, exchanges: Vec<Exchange>) {
             assert_eq!(conn.refusals().iter().count(), 0);
             return;
         }
-        count = io.read(&mut buffer[..*piece]).await.unwrap();
+        count = io.read(&mut buffer).await.unwrap();
         assert!(count > 0, "the server left");
     }
 }

@@ -120,6 +120,41 @@ fn endless_header_blocks_end_the_connection() {
 }
 
 #[test]
+fn only_data_may_be_as_large_as_the_settings_say() {
+    let config = Config {
+        max_frame_bytes: 1024 * 1024,
+        limits: Limits {
+            header_block_bytes: 20_000,
+            ..Limits::default()
+        },
+        ..Config::default()
+    };
+    for (kind, stream, len) in [
+        (kind::HEADERS, 1, 20_001),
+        (kind::SETTINGS, 0, 60_000),
+        (kind::GOAWAY, 0, 20_000),
+        (kind::PING, 0, 9),
+        (kind::DATA, 1, 1024 * 1024 + 1),
+    ] {
+        let mut bench = Bench::server(config.clone());
+        let header = FrameHeader {
+            len,
+            kind,
+            flags: 0,
+            stream,
+        };
+        let outcome = bench.feed(&header.bytes());
+        assert_eq!(outcome, Err(ConnectionError::FrameSize { kind }));
+    }
+    let mut bench = Bench::server(config);
+    bench.accept_tunnel(1);
+    bench.feed(&frame(0xfa, 0, 0, &[0; 500_000])).unwrap();
+    assert!(bench.conn.memory() < 10_000, "it is skipped, not kept");
+    let seen = bench.feed(&frame(kind::DATA, 0, 1, &[0; 500_000])).unwrap();
+    assert_eq!(seen.len(), 1);
+}
+
+#[test]
 fn heads_beyond_the_limits_end_their_stream_only() {
     let long = "x".repeat(2000);
     let many: Vec<(&str, &str)> = GET.iter().copied().chain([("x-a", "b"); 30]).collect();

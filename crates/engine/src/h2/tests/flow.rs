@@ -29,6 +29,38 @@ fn an_unread_stream_stalls_neither_its_siblings_nor_grows() {
 }
 
 #[test]
+fn data_that_was_on_its_way_before_our_settings_were_known_is_taken() {
+    let config = Config {
+        stream_window_bytes: 1000,
+        ..Config::default()
+    };
+    let mut out = WriteBuf::new();
+    let conn = Connection::server(Arc::new(config), &mut out);
+    let mut bench = Bench::new(conn, out);
+    bench.feed(PREFACE).unwrap();
+    bench.feed(&settings(&[])).unwrap();
+    let stream = bench.accept_tunnel(1);
+    bench.feed(&frame(kind::DATA, 0, 1, &[0; 16_000])).unwrap();
+    bench
+        .feed(&frame(kind::SETTINGS, flag::ACK, 0, &[]))
+        .unwrap();
+    let seen = bench
+        .feed(&frame(kind::DATA, flag::END_STREAM, 1, &[]))
+        .unwrap();
+    assert_eq!(seen, [Seen::Data(stream, Vec::new(), true)]);
+    let other = bench.accept_tunnel(3);
+    let seen = bench.feed(&frame(kind::DATA, 0, 3, &[0; 1001])).unwrap();
+    let code = super::super::ErrorCode::FLOW_CONTROL_ERROR;
+    let by = super::super::ResetBy::Us;
+    let reset = Event::Reset {
+        stream: other,
+        code,
+        by,
+    };
+    assert_eq!(seen, [Seen::Event(reset)]);
+}
+
+#[test]
 fn windows_are_enlarged_by_halves() {
     let mut bench = Bench::server(Config {
         stream_window_bytes: 1000,

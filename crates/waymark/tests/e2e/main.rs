@@ -9,8 +9,8 @@ mod enforcement;
 mod envoy;
 mod faults;
 mod hostile;
-mod scenarios;
 mod pod;
+mod scenarios;
 mod start;
 
 use std::path::Path;

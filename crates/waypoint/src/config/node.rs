@@ -119,7 +119,6 @@ impl NodeOptions {
             ("MESH_ID", text(&self.mesh_id)),
             ("NAME", text(&self.name)),
             ("WORKLOAD_NAME", text(&self.gateway)),
-            ("WAYMARK_VERSION", text(env!("CARGO_PKG_VERSION"))),
             (
                 "LABELS",
                 wkt::Value {
@@ -130,9 +129,11 @@ impl NodeOptions {
         if let Some(network) = &self.network {
             fields.insert("NETWORK", text(network));
         }
-        if let Some(version) = &self.istio_version {
-            fields.insert("ISTIO_VERSION", text(version));
-        }
+        // A control plane of ours is told the release of ours; one that goes by Istio's gets exactly what it demands.
+        match &self.istio_version {
+            Some(version) => fields.insert("ISTIO_VERSION", text(version)),
+            None => fields.insert("WAYMARK_VERSION", text(env!("CARGO_PKG_VERSION"))),
+        };
         let mut fields: std::collections::HashMap<_, _> =
             fields.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
         fields.extend(self.metadata.iter().map(|(k, v)| (k.clone(), json(v))));

@@ -1,6 +1,6 @@
 //! Fuzz targets: plain functions on bytes that panic when something is wrong.
 //!
-//! `corpus/` has inputs for each, which the tests replay.
+//! `corpus/` has inputs for each, which the tests replay; `fuzz/run` looks for more.
 
 mod hpack;
 mod pair;
@@ -11,25 +11,25 @@ pub use pair::fuzz_pair;
 pub use peer::{fuzz_client, fuzz_server};
 
 /// Bytes to decide by; zeros when they are used up.
-struct Choices<'a>(&'a [u8]);
+pub(crate) struct Choices<'a>(pub(crate) &'a [u8]);
 
 impl Choices<'_> {
-    fn byte(&mut self) -> u8 {
+    pub(crate) fn byte(&mut self) -> u8 {
         let (first, rest) = self.0.split_first().unwrap_or((&0, &[]));
         self.0 = rest;
         *first
     }
 
     /// One of `count`.
-    fn pick(&mut self, count: usize) -> usize {
+    pub(crate) fn pick(&mut self, count: usize) -> usize {
         usize::from(self.byte()) % count
     }
 
-    fn flag(&mut self) -> bool {
+    pub(crate) fn flag(&mut self) -> bool {
         self.byte() & 1 == 1
     }
 
-    fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }

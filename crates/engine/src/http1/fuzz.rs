@@ -3,7 +3,11 @@
 //! Each panics when the core does, when pieces come to something else than the whole, and when what was accepted isn't read
 //! again as the same once it is written.
 
+mod exchange;
+
 use std::sync::Arc;
+
+pub use exchange::fuzz_exchange;
 
 use super::chunked::{Chunked, Step};
 use super::{

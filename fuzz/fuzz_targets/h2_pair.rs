@@ -1,0 +1,4 @@
+//! An HTTP/2 client and server that do anything that is allowed, in any order.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| waymark_engine::fuzz::fuzz_pair(data));

@@ -63,6 +63,7 @@ pub struct Client {
     head: Head,
     trailers: Option<Box<Head>>,
     asked: Asked,
+    asked_upgrade: bool,
     version: Version,
     response: ResponseInfo,
     informational: u8,
@@ -92,7 +93,6 @@ enum Read {
 enum Asked {
     Head,
     Connect,
-    Upgrade,
     Other,
 }
 
@@ -108,6 +108,7 @@ impl Client {
             head: Head::new(),
             trailers: None,
             asked: Asked::Other,
+            asked_upgrade: false,
             version: Version::Http11,
             response: ResponseInfo::NONE,
             informational: 0,
@@ -143,9 +144,9 @@ impl Client {
         self.asked = match head.method() {
             Some(b"HEAD") => Asked::Head,
             Some(b"CONNECT") => Asked::Connect,
-            _ if wants_upgrade => Asked::Upgrade,
             _ => Asked::Other,
         };
+        self.asked_upgrade = wants_upgrade && self.asked != Asked::Connect;
         self.writing = self.asked != Asked::Connect;
         self.informational = 0;
         self.begin();
@@ -382,7 +383,7 @@ impl Client {
             }
         }
         let switches = status == 101;
-        if switches && !(self.asked == Asked::Upgrade && notes.has_upgrade()) {
+        if switches && !(self.asked_upgrade && notes.has_upgrade()) {
             return Err(ResponseError::Switch);
         }
         if notes.has_hop_by_hop() {

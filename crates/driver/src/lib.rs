@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod executor;
+pub mod http1;
 pub mod io;
 mod mailbox;
 #[expect(dead_code, reason = "the sockets that it watches follow")]

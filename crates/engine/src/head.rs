@@ -1,5 +1,7 @@
 //! Decoded heads: what a request, a response or trailers say before and after the body.
 
+mod edit;
+
 use std::fmt;
 use std::ops::Range;
 

@@ -233,6 +233,14 @@ impl Client {
         self.read == Read::Idle && !self.writing && !self.close
     }
 
+    /// Whether all of the response has come; its [`End`](ClientEvent::End), if that was not told yet, is told by this.
+    pub fn is_past(&mut self) -> bool {
+        if self.read == Read::Ending {
+            self.read = Read::Idle;
+        }
+        self.read == Read::Idle
+    }
+
     /// The head of the response.
     #[must_use]
     pub fn head(&self) -> &Head {

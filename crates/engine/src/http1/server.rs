@@ -347,6 +347,17 @@ impl Server {
         self.finish(None, out)
     }
 
+    /// Gives up on a request whose head is not complete: it can be answered then, and nothing more is read.
+    pub fn give_up(&mut self) {
+        if matches!(self.read, Read::Start | Read::Fields) {
+            self.head.clear();
+            self.request = RequestInfo::NONE;
+            self.read = Read::Closed;
+            self.close = true;
+            self.response = Response::Expected;
+        }
+    }
+
     /// Closes the connection after the response; if that has not begun, it says so.
     pub fn close_after_response(&mut self) {
         self.close = true;
@@ -373,6 +384,12 @@ impl Server {
     #[must_use]
     pub fn trailers(&self) -> Option<&Head> {
         self.trailers.as_deref()
+    }
+
+    /// Whether all of the request has come: its [`End`](ServerEvent::End) is told, or is all that there is to tell.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        matches!(self.read, Read::Ending | Read::Waiting)
     }
 
     /// Whether nothing is under way, so that the connection may be closed without harm.

@@ -52,11 +52,20 @@ impl WriteBuf {
 
     /// Gives the memory back if nothing is left to send. Returns whether it did.
     pub fn release(&mut self) -> bool {
-        let idle = self.is_empty();
-        if idle {
-            *self = Self::new();
+        self.take_memory().is_some()
+    }
+
+    /// Takes the memory, to be used elsewhere, if nothing is left to send.
+    pub fn take_memory(&mut self) -> Option<Vec<u8>> {
+        self.is_empty().then(|| std::mem::take(self).bytes)
+    }
+
+    /// Gives a buffer that has no memory this vector's.
+    pub fn give_memory(&mut self, mut memory: Vec<u8>) {
+        if self.bytes.capacity() == 0 {
+            memory.clear();
+            self.bytes = memory;
         }
-        idle
     }
 
     /// What is still to be sent.

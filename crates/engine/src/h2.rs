@@ -25,9 +25,10 @@
 //! # }
 //! ```
 //!
-//! **Back-pressure.** The peer's windows grow by what is [consumed](Connection::consume), not by what arrives, so an unread
-//! stream holds at most its window, and its siblings go on as long as the connection's window is larger than what all
-//! unread streams hold. In the other direction [`send_data`](Connection::send_data) takes what both windows and the output
+//! **Back-pressure.** The peer's windows are given back by what is [consumed](Connection::consume), not by what arrives, so an
+//! unread stream holds at most its window. A stream begins with a small one, which grows while its reader keeps up, never
+//! beyond what lets the connection's window hold all that all streams may leave unread: so no stream that stands still is
+//! felt by its siblings. In the other direction [`send_data`](Connection::send_data) takes what both windows and the output
 //! buffer have room for, and [`Event::Writable`] says when there is more.
 //!
 //! **Abuse.** Whatever a peer can do for free and often has a budget (see [`Limits`]); what is refused is counted

@@ -16,7 +16,7 @@ use super::Choices;
 pub fn fuzz_pair(input: &[u8]) {
     let mut choices = Choices(input);
     let mut config = || {
-        Arc::new(Config {
+        let mut config = Config {
             stream_window_bytes: [1, 50, 4000, 65_535, 200_000][choices.pick(5)],
             connection_window_bytes: [65_535, 100_000][choices.pick(2)],
             output_bytes: [100, 5000, 100_000][choices.pick(3)],
@@ -24,7 +24,11 @@ pub fn fuzz_pair(input: &[u8]) {
             header_table_bytes: [0, 100, 4096][choices.pick(3)],
             max_concurrent_streams: [1, 5, 100][choices.pick(3)],
             ..Config::default()
-        })
+        };
+        if config.header_table_bytes != 100 {
+            config.stream_window_max_bytes = 0;
+        }
+        Arc::new(config)
     };
     let mut world = World::new(config(), config());
     while !choices.is_empty() {
@@ -78,7 +82,11 @@ impl World {
             conn,
             out,
             // Before the settings are known the default is.
-            window: config.stream_window_bytes.max(65_535) as usize,
+            window: if config.stream_window_max_bytes > config.stream_window_bytes {
+                config.connection_window_bytes
+            } else {
+                config.stream_window_bytes.max(65_535)
+            } as usize,
             streams: BTreeMap::new(),
         };
         let mut client_out = WriteBuf::new();

@@ -7,14 +7,17 @@ use super::Rate;
 pub struct Config {
     /// SETTINGS_INITIAL_WINDOW_SIZE: what a stream may hold unread.
     pub stream_window_bytes: u32,
-    /// What all streams together may hold unread; what is below 65,535 counts as that. Siblings of unread streams go on
-    /// until this is used up.
+    /// How far the window of a stream grows whose reader keeps up, as far as `connection_window_bytes` has room for the
+    /// largest number of streams at once. What is below `stream_window_bytes` counts as that: windows don't grow.
+    pub stream_window_max_bytes: u32,
+    /// What all streams together may hold unread; what is below 65,535 counts as that. When it is as large as
+    /// `max_concurrent_streams` windows of `stream_window_bytes`, no number of unread streams is felt by the others.
     pub connection_window_bytes: u32,
     /// SETTINGS_MAX_FRAME_SIZE: 16,384 to 16,777,215.
     pub max_frame_bytes: u32,
     /// SETTINGS_HEADER_TABLE_SIZE: the table of what we receive.
     pub header_table_bytes: u32,
-    /// SETTINGS_MAX_CONCURRENT_STREAMS, of a server.
+    /// SETTINGS_MAX_CONCURRENT_STREAMS, of a server; a client opens no more than this.
     pub max_concurrent_streams: u32,
     /// SETTINGS_ENABLE_CONNECT_PROTOCOL, of a server (RFC 8441).
     pub extended_connect: bool,
@@ -60,12 +63,13 @@ pub struct Limits {
 }
 
 impl Default for Config {
-    /// For mesh traffic: a bulk transfer fits its window at a round trip of a millisecond, and sixteen streams may stand still
-    /// before the others feel it.
+    /// For mesh traffic: all streams may stand still without being felt by one that is new, and the window of a bulk transfer
+    /// doubles with each round trip.
     fn default() -> Self {
         Self {
-            stream_window_bytes: 1024 * 1024,
-            connection_window_bytes: 16 * 1024 * 1024,
+            stream_window_bytes: 128 * 1024,
+            stream_window_max_bytes: 4 * 1024 * 1024,
+            connection_window_bytes: 32 * 1024 * 1024,
             max_frame_bytes: 16 * 1024,
             header_table_bytes: 4096,
             max_concurrent_streams: 200,

@@ -42,6 +42,10 @@ pub struct Connection {
     pub(super) recv_window: i32,
     /// What was consumed of the connection's window and the peer hasn't been told yet.
     pub(super) credit: u32,
+    /// By how much the windows of all streams are larger than at first.
+    pub(super) grown: u32,
+    /// The first and the latest time that the owner told.
+    pub(super) clock: Option<(Instant, Instant)>,
     pub(super) peer: PeerSettings,
     pub(super) got_settings: bool,
     pub(super) settings_acked: bool,
@@ -143,6 +147,8 @@ pub(super) enum Leaving {
 
 /// The PING that follows the announcement of leaving.
 pub(super) const LEAVING_PING: [u8; 8] = *b"leaving\0";
+/// A stream whose reader takes half of its window within this time may be limited by it: what a round trip takes at most.
+const LIMITING_WITHIN_MS: u32 = 200;
 /// How many of the streams that we reset are remembered.
 const REMEMBERED_RESETS: usize = 256;
 
@@ -187,6 +193,8 @@ impl Connection {
             send_window: DEFAULT_WINDOW as i32,
             recv_window: window as i32,
             credit: 0,
+            grown: 0,
+            clock: None,
             peer: PeerSettings::assumed(&config),
             got_settings: false,
             settings_acked: false,
@@ -209,7 +217,6 @@ impl Connection {
     /// The windows are enlarged when half of them is consumed. For a stream that is gone it does nothing: its unread data was
     /// consumed with it.
     pub fn consume(&mut self, stream: StreamRef, count: usize, out: &mut WriteBuf) {
-        let target = self.config.stream_window_bytes;
         let Some(state) = self.streams.get_mut(stream) else {
             return;
         };
@@ -221,10 +228,9 @@ impl Connection {
         state.unconsumed -= count;
         if state.recv == Half::Body {
             state.credit += count;
-            if state.credit >= (target / 2).max(1) {
-                frame::put_window_update(out, stream.id(), state.credit);
-                state.recv_window += state.credit as i32;
-                state.credit = 0;
+            let window = self.config.stream_window_bytes + state.grown;
+            if state.credit >= (window / 2).max(1) {
+                self.credit_stream(stream, out);
             }
         } else if state.unconsumed == 0 && state.is_closed() {
             self.finish(stream);
@@ -314,6 +320,7 @@ impl Connection {
         let ids = (MAX_31_BITS - self.next_id) / 2 + 1;
         self.peer
             .max_concurrent_streams
+            .min(self.config.max_concurrent_streams)
             .saturating_sub(self.streams.active())
             .min(ids)
     }
@@ -364,6 +371,50 @@ impl Connection {
             + self.recently_reset.capacity() * size_of::<u32>()
     }
 
+    /// Tells the peer what was consumed of a stream, and how much more it may send if its window limits it.
+    fn credit_stream(&mut self, stream: StreamRef, out: &mut WriteBuf) {
+        let now = self.milliseconds();
+        let room = self.room_to_grow();
+        let Some(state) = self.streams.get_mut(stream) else {
+            return;
+        };
+        let window = self.config.stream_window_bytes + state.grown;
+        if now.wrapping_sub(state.credited_at) <= LIMITING_WITHIN_MS {
+            let most = self.config.stream_window_max_bytes.min(MAX_31_BITS);
+            let most = most.saturating_sub(window);
+            let more = window.min(most).min(room);
+            state.grown += more;
+            state.credit += more;
+            self.grown += more;
+        }
+        frame::put_window_update(out, stream.id(), state.credit);
+        state.recv_window += state.credit as i32;
+        state.credit = 0;
+        state.credited_at = now;
+    }
+
+    /// By how much windows may still grow, so that the connection's window has room for all of as many streams as may be.
+    fn room_to_grow(&self) -> u32 {
+        let streams = u64::from(self.config.max_concurrent_streams);
+        let first = streams * u64::from(self.config.stream_window_bytes);
+        let taken = first + u64::from(self.grown);
+        u64::from(self.config.connection_window_bytes.min(MAX_31_BITS)).saturating_sub(taken) as u32
+    }
+
+    /// The time since the connection's beginning.
+    pub(super) fn milliseconds(&self) -> u32 {
+        self.clock
+            .map_or(0, |(first, now)| now.duration_since(first).as_millis() as u32)
+    }
+
+    /// Takes a stream out of the table.
+    fn remove(&mut self, stream: StreamRef) {
+        if let Some(state) = self.streams.get(stream) {
+            self.grown -= state.grown;
+            self.streams.remove(stream);
+        }
+    }
+
     /// Gives the peer back `count` bytes of the connection's window.
     pub(super) fn credit_connection(&mut self, count: u32, out: &mut WriteBuf) {
         self.credit += count;
@@ -381,14 +432,14 @@ impl Connection {
     /// Removes a stream that ended well.
     pub(super) fn finish(&mut self, stream: StreamRef) {
         self.completed = self.completed.wrapping_add(1);
-        self.streams.remove(stream);
+        self.remove(stream);
     }
 
     /// Removes a stream, whatever of it is unread.
     pub(super) fn forget(&mut self, stream: StreamRef, out: &mut WriteBuf) {
         if let Some(state) = self.streams.get(stream) {
             let unconsumed = state.unconsumed;
-            self.streams.remove(stream);
+            self.remove(stream);
             self.credit_connection(unconsumed, out);
         }
     }
@@ -456,13 +507,23 @@ impl Connection {
                 let on_its_way = if owner == Some(stream) { arriving } else { 0 };
                 let held = i64::from(state.credit) + i64::from(state.unconsumed) + on_its_way;
                 let window = i64::from(state.recv_window) + held;
-                assert_eq!(window, i64::from(self.initial_recv_window()), "{stream:?}");
+                let grown = i64::from(state.grown);
+                assert_eq!(
+                    window,
+                    i64::from(self.initial_recv_window()) + grown,
+                    "{stream:?}"
+                );
             }
             assert!(
                 !state.is_closed() || state.unconsumed > 0,
                 "a stream that should be gone"
             );
         }
+        let grown = self.streams.iter().map(|stream| {
+            let state = self.streams.get(stream).expect("a living stream");
+            state.grown
+        });
+        assert_eq!(self.grown, grown.sum::<u32>());
         let held = i64::from(self.credit) + unconsumed;
         let target = self
             .config

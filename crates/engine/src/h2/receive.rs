@@ -86,6 +86,7 @@ impl Connection {
         if let Some(event) = self.next_pending(out) {
             return Ok(Some(event));
         }
+        self.clock = Some((self.clock.map_or(now, |(first, _)| first), now));
         self.read(input, out, now).inspect_err(|&error| {
             frame::put_go_away(out, self.last_peer_id, error.code());
             self.failed = Some(error);

@@ -56,7 +56,7 @@ impl Connection {
         if self.is_leaving() || self.next_id > MAX_31_BITS {
             return Err(SendError::Leaving);
         }
-        if self.streams.active() >= self.peer.max_concurrent_streams {
+        if self.available_streams() == 0 {
             return Err(SendError::TooManyStreams);
         }
         let id = self.next_id;
@@ -253,7 +253,13 @@ impl Connection {
         self.work = self.work.wrapping_add(1);
         let send_window = self.peer.initial_window_bytes as i32;
         let recv_window = self.initial_recv_window();
-        self.streams
-            .insert(id, send, recv, send_window, recv_window)
+        let stream = self
+            .streams
+            .insert(id, send, recv, send_window, recv_window);
+        let now = self.milliseconds();
+        if let Some(state) = self.streams.get_mut(stream) {
+            state.credited_at = now;
+        }
+        stream
     }
 }

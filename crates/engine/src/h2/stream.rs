@@ -74,6 +74,10 @@ pub(super) struct Stream {
     pub(super) unconsumed: u32,
     /// What was consumed, which the peer hasn't been told yet.
     pub(super) credit: u32,
+    /// By how much the peer's window is larger than it was at first.
+    pub(super) grown: u32,
+    /// When the peer was last told of credit, or the stream opened: milliseconds since the connection's beginning.
+    pub(super) credited_at: u32,
     /// How much body is missing of what content-length promised.
     pub(super) body_left: Option<u64>,
 }
@@ -118,6 +122,8 @@ impl Streams {
             recv_window,
             unconsumed: 0,
             credit: 0,
+            grown: 0,
+            credited_at: 0,
             body_left: None,
         };
         let slot = if let Some(slot) = self.free.pop() {

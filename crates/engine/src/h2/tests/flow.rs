@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use super::super::End;
 use super::*;
 
@@ -64,6 +66,7 @@ fn data_that_was_on_its_way_before_our_settings_were_known_is_taken() {
 fn windows_are_enlarged_by_halves() {
     let mut bench = Bench::server(Config {
         stream_window_bytes: 1000,
+        stream_window_max_bytes: 1000,
         ..Config::default()
     });
     let stream = bench.accept_tunnel(1);
@@ -75,6 +78,83 @@ fn windows_are_enlarged_by_halves() {
     assert_eq!(sent.len(), 1);
     assert_eq!((sent[0].0.kind, sent[0].0.stream), (kind::WINDOW_UPDATE, 1));
     assert_eq!(sent[0].1, 500u32.to_be_bytes());
+}
+
+#[test]
+fn the_window_of_a_stream_grows_while_its_reader_keeps_up() {
+    let mut bench = Bench::server(Config {
+        stream_window_bytes: 16_000,
+        stream_window_max_bytes: 100_000,
+        connection_window_bytes: 1_000_000,
+        max_concurrent_streams: 10,
+        ..Config::default()
+    });
+    let stream = bench.accept_tunnel(1);
+    let increments = |bench: &mut Bench, bytes: usize| -> Vec<u32> {
+        bench
+            .feed(&frame(kind::DATA, 0, 1, &vec![0; bytes]))
+            .unwrap();
+        bench.conn.consume(stream, bytes, &mut bench.out);
+        let of_stream = bench
+            .sent()
+            .into_iter()
+            .filter(|(header, _)| header.stream == 1);
+        of_stream
+            .map(|(_, payload)| u32::from_be_bytes(payload.try_into().unwrap()))
+            .collect()
+    };
+    assert_eq!(increments(&mut bench, 8000), [8000 + 16_000]);
+    assert_eq!(increments(&mut bench, 8000), []);
+    assert_eq!(increments(&mut bench, 8000), [16_000 + 32_000]);
+    for _ in 0..2 {
+        assert_eq!(increments(&mut bench, 15_000), []);
+    }
+    assert_eq!(
+        increments(&mut bench, 2000),
+        [32_000 + 36_000],
+        "to the most"
+    );
+    bench.now += Duration::from_secs(1);
+    let all: Vec<u32> = (0..10)
+        .flat_map(|_| increments(&mut bench, 10_000))
+        .collect();
+    assert_eq!(all, [50_000, 50_000]);
+    bench
+        .conn
+        .reset(stream, super::super::ErrorCode::CANCEL, &mut bench.out);
+    bench.conn.assert_consistent();
+}
+
+#[test]
+fn windows_grow_neither_for_slow_readers_nor_beyond_what_the_connection_holds() {
+    let mut bench = Bench::server(Config {
+        stream_window_bytes: 16_000,
+        stream_window_max_bytes: 100_000,
+        connection_window_bytes: 170_000,
+        max_concurrent_streams: 10,
+        ..Config::default()
+    });
+    let slow = bench.accept_tunnel(1);
+    let quick = bench.accept_tunnel(3);
+    let other = bench.accept_tunnel(5);
+    bench.now += Duration::from_secs(1);
+    for (stream, grown) in [(slow, 0), (quick, 10_000), (other, 0)] {
+        let data = frame(kind::DATA, 0, stream.id(), &[0; 16_000]);
+        if stream != slow {
+            // The first half tells nothing after so long.
+            bench.feed(&data[..9 + 8000]).unwrap();
+            bench.conn.consume(stream, 8000, &mut bench.out);
+            bench.sent();
+            bench.feed(&data[9 + 8000..]).unwrap();
+            bench.conn.consume(stream, 8000, &mut bench.out);
+        } else {
+            bench.feed(&data).unwrap();
+            bench.conn.consume(stream, 8000, &mut bench.out);
+        }
+        let sent = bench.sent();
+        let update = sent.iter().find(|(header, _)| header.stream > 0).unwrap();
+        assert_eq!(update.1, (8000u32 + grown).to_be_bytes(), "{stream:?}");
+    }
 }
 
 #[test]

@@ -10,7 +10,9 @@
 //! what needs the tokio runtime does not.
 #![forbid(unsafe_code)]
 
+pub mod buffers;
 mod executor;
+pub mod h2;
 pub mod http1;
 pub mod io;
 mod mailbox;

@@ -12,7 +12,7 @@ use super::abuse::{Budgets, Flood, Refusal, Refusals};
 use super::frame::{self, DEFAULT_WINDOW, HEADER_LEN, MAX_31_BITS, kind};
 use super::receive::{Block, Reading};
 use super::settings::{self, PeerSettings, Role};
-use super::stream::{Blocked, Half, StreamRef, Streams};
+use super::stream::{Blocked, Half, Stream, StreamRef, Streams};
 use super::{Config, ConnectionError, ErrorCode};
 
 /// One end of an HTTP/2 connection.
@@ -238,6 +238,14 @@ impl Connection {
         self.credit_connection(count, out);
     }
 
+    /// Tells the peer at once what was consumed of a stream, for a reader that needs more before it can consume the rest.
+    pub fn credit_now(&mut self, stream: StreamRef, out: &mut WriteBuf) {
+        let owes = |state: &Stream| state.recv == Half::Body && state.credit > 0;
+        if self.streams.get(stream).is_some_and(owes) {
+            self.credit_stream(stream, out);
+        }
+    }
+
     /// Ends the stream in both directions, at once. What of it is unread counts as consumed.
     pub fn reset(&mut self, stream: StreamRef, code: ErrorCode, out: &mut WriteBuf) {
         let Some(state) = self.streams.get(stream) else {
@@ -318,11 +326,23 @@ impl Connection {
             return 0;
         }
         let ids = (MAX_31_BITS - self.next_id) / 2 + 1;
-        self.peer
-            .max_concurrent_streams
-            .min(self.config.max_concurrent_streams)
+        self.most_streams()
             .saturating_sub(self.streams.active())
             .min(ids)
+    }
+
+    /// The most streams at once that a client may open.
+    #[must_use]
+    pub fn most_streams(&self) -> u32 {
+        let ours = self.config.max_concurrent_streams;
+        self.peer.max_concurrent_streams.min(ours)
+    }
+
+    /// What the stream may hold unread.
+    #[must_use]
+    pub fn stream_window(&self, stream: StreamRef) -> usize {
+        let grown = self.streams.get(stream).map_or(0, |state| state.grown);
+        (self.config.stream_window_bytes.min(MAX_31_BITS) + grown) as usize
     }
 
     /// Streams that haven't ended in both directions.
@@ -403,8 +423,9 @@ impl Connection {
 
     /// The time since the connection's beginning.
     pub(super) fn milliseconds(&self) -> u32 {
-        self.clock
-            .map_or(0, |(first, now)| now.duration_since(first).as_millis() as u32)
+        self.clock.map_or(0, |(first, now)| {
+            now.duration_since(first).as_millis() as u32
+        })
     }
 
     /// Takes a stream out of the table.

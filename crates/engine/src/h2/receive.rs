@@ -93,6 +93,15 @@ impl Connection {
         })
     }
 
+    /// Goes on with what waited for something other than input: to be called until it says `None` after output was sent, if
+    /// [`recv`](Self::recv) isn't.
+    pub fn resume(&mut self, out: &mut WriteBuf) -> Option<Event<'static>> {
+        if self.failed.is_some() {
+            return None;
+        }
+        self.next_pending(out)
+    }
+
     fn read<'b>(&mut self, input: &mut &'b [u8], out: &mut WriteBuf, now: Instant) -> Outcome<'b> {
         loop {
             let event = match self.reading {

@@ -8,6 +8,7 @@ use crate::matcher::{Fraction, HeaderName, HeaderOperations, RegexText, Scheme};
 use crate::meta::{Map, ObjectMeta};
 use crate::names;
 use crate::selector::LabelSelector;
+use crate::waypoint::{Infrastructure, WaypointClass};
 
 /// The version that a Gateway API object was written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -68,9 +69,26 @@ pub enum WaypointBinary {
 }
 
 impl Gateway {
-    /// Whether it is a waypoint that Waymark deploys: class `istio-waypoint`.
+    /// Whether it is a waypoint that Waymark deploys, by its class.
     pub fn is_waypoint(&self) -> bool {
-        self.spec.class_name == names::WAYPOINT_CLASS
+        self.class().is_some()
+    }
+
+    /// Which class of waypoints it is of.
+    pub fn class(&self) -> Option<WaypointClass> {
+        WaypointClass::of_name(&self.spec.class_name)
+    }
+
+    /// What it says about the metadata of what is made for it; for waypoints.
+    pub fn infrastructure(&self) -> Option<Infrastructure<'_>> {
+        Some(Infrastructure {
+            gateway: &self.meta.name,
+            class: self.class()?,
+            own_labels: &self.meta.labels,
+            own_annotations: &self.meta.annotations,
+            labels: &self.spec.infrastructure_labels,
+            annotations: &self.spec.infrastructure_annotations,
+        })
     }
 
     /// Whether it is of today's form or of that of 2023.

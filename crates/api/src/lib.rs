@@ -22,6 +22,7 @@ pub mod resource;
 pub mod selector;
 pub mod support;
 mod tree;
+pub mod waypoint;
 pub mod yaml;
 
 pub use error::{DocumentError, ErrorClass, ObjectRef};

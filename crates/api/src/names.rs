@@ -26,6 +26,10 @@ pub const GATEWAY_MANAGED: &str = "gateway.istio.io/managed";
 pub const MANAGED_MESH_CONTROLLER: &str = "istio.io-mesh-controller";
 /// Value of [`GATEWAY_MANAGED`] on east-west gateways.
 pub const MANAGED_EAST_WEST_CONTROLLER: &str = "istio.io-eastwest-controller";
+/// Value of [`GATEWAY_MANAGED`] on waypoints of our own class.
+pub const MANAGED_WAYMARK_CONTROLLER: &str = "waymark.dev-mesh-controller";
+/// Annotation on Gateway: the version of the controller that keeps what is made for it.
+pub const GATEWAY_CONTROLLER_VERSION: &str = "gateway.istio.io/controller-version";
 /// Label on what was made for a Gateway: its name.
 pub const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
 /// Label on what was made for a Gateway: its class.
@@ -70,10 +74,14 @@ pub const WAYPOINT_BINARY: &str = "waymark.dev/waypoint-binary";
 /// Prefix of annotations on pods: the rest names a variable of the command's environment.
 pub const ENV_PREFIX: &str = "waymark.dev/env.";
 
-/// The class of waypoint Gateways.
+/// Upstream's class of waypoint Gateways.
 pub const WAYPOINT_CLASS: &str = "istio-waypoint";
-/// The controller of waypoint classes.
+/// Our class of waypoint Gateways.
+pub const WAYMARK_WAYPOINT_CLASS: &str = "waymark-waypoint";
+/// The controller of upstream's class of waypoints.
 pub const WAYPOINT_CONTROLLER: &str = "istio.io/mesh-controller";
+/// The controller of our class of waypoints.
+pub const WAYMARK_WAYPOINT_CONTROLLER: &str = "waymark.dev/mesh-controller";
 /// The port that a waypoint takes HBONE on.
 pub const HBONE_PORT: u16 = 15008;
 /// The namespace of the mesh's own parts.

@@ -49,6 +49,24 @@ pub fn parse_documents(file: &str, text: &str) -> Vec<Result<Document, DocumentE
     results
 }
 
+/// Reads a text that is one YAML document, of whatever it may be. An empty one is null.
+///
+/// # Errors
+/// What is wrong with it, and where.
+pub fn parse_value(text: &str) -> Result<serde_json::Value, String> {
+    match load::split(text).as_slice() {
+        [] => Ok(serde_json::Value::Null),
+        [chunk] => match load::load(*chunk) {
+            Ok(node) => Ok(node.map_or(serde_json::Value::Null, |node| node.to_json())),
+            Err(e) => Err(format!(
+                "line {}, column {}: {}",
+                e.at.line, e.at.column, e.message
+            )),
+        },
+        _ => Err("one document is wanted, not several".to_owned()),
+    }
+}
+
 /// Reads one object from JSON, as an API server gives it. `source` names where it is from in errors, whose lines are 0.
 ///
 /// # Errors

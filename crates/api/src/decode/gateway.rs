@@ -9,6 +9,7 @@ use crate::gateway::{
 };
 use crate::names;
 use crate::tree::quoted;
+use crate::waypoint::WaypointClass;
 
 pub(super) fn gateway_class(root: &Field<'_>) -> Option<GatewayClass> {
     let mut object = root.object()?;
@@ -37,11 +38,11 @@ pub(super) fn gateway(root: &Field<'_>, version: &str) -> Option<Gateway> {
     let mut spec = object.required("spec")?.object()?;
     let class = spec.required("gatewayClassName")?;
     let class_name = class.name()?;
-    if class_name != names::WAYPOINT_CLASS {
+    if WaypointClass::of_name(&class_name).is_none() {
         class.unsupported(&format!(
             "{} is not a class of waypoints; allowed: {}",
             quoted(&class_name),
-            names::WAYPOINT_CLASS
+            WaypointClass::ALL.map(WaypointClass::name).join(", ")
         ));
         // All else that could be said is about waypoints.
         spec.skip_all();

@@ -231,33 +231,10 @@ impl Facts {
 
 /// Labels of a waypoint's pods. Spec: control-plane.md 8.4.
 pub(crate) fn replica_labels(gateway: &Gateway, deployment: &str) -> BTreeMap<String, String> {
-    let given = if gateway.spec.infrastructure_labels.is_empty() {
-        &gateway.meta.labels
-    } else {
-        &gateway.spec.infrastructure_labels
-    };
-    let mut labels: BTreeMap<String, String> = given
-        .iter()
-        .filter(|(name, _)| !name.starts_with("gateway.networking.k8s.io/"))
-        .map(|(name, value)| (name.clone(), value.clone()))
-        .collect();
-    labels
-        .entry(names::CANONICAL_NAME.to_owned())
-        .or_insert_with(|| deployment.to_owned());
-    labels
-        .entry(names::CANONICAL_REVISION.to_owned())
-        .or_insert_with(|| "latest".to_owned());
-    labels.insert(names::DATAPLANE_MODE.to_owned(), "none".to_owned());
-    labels.insert(names::GATEWAY_NAME.to_owned(), gateway.meta.name.clone());
-    labels.insert(
-        names::GATEWAY_CLASS_NAME.to_owned(),
-        gateway.spec.class_name.clone(),
-    );
-    labels.insert(
-        names::GATEWAY_MANAGED.to_owned(),
-        names::MANAGED_MESH_CONTROLLER.to_owned(),
-    );
-    labels
+    gateway
+        .infrastructure()
+        .map(|infrastructure| infrastructure.pod_labels(deployment))
+        .unwrap_or_default()
 }
 
 /// The one address that a Gateway to be deployed asks for.

@@ -10,6 +10,7 @@ use waymark_api::istio::WorkloadEntry;
 use waymark_api::k8s::{AddressType, Endpoint, EndpointSlice, Pod};
 use waymark_api::meta::{Kind, ObjectKey};
 use waymark_api::protocol::Transport;
+use waymark_api::waypoint::WaypointClass;
 use waymark_api::{ObjectMeta, names};
 
 use super::service::entry_workload;
@@ -87,8 +88,7 @@ impl Facts {
             .store
             .find(&namespace)
             .and_then(|namespace| namespace.meta().mesh.dataplane_mode);
-        let is_waypoint =
-            pod.meta.label(names::GATEWAY_MANAGED) == Some(names::MANAGED_MESH_CONTROLLER);
+        let is_waypoint = WaypointClass::is_managed(pod.meta.label(names::GATEWAY_MANAGED));
         if mesh.native_tunnel || is_waypoint {
             return Tunnel::NativeHbone;
         }

@@ -12,6 +12,7 @@ use waymark_api::k8s::{
     ClusterIps, IpFamily, Service as KubernetesService, ServiceType, TargetPort,
 };
 use waymark_api::meta::{Kind, ObjectKey};
+use waymark_api::waypoint::WaypointClass;
 use waymark_api::{ObjectMeta, names};
 
 use super::{Facts, Refused, ingress_use_waypoint};
@@ -261,7 +262,6 @@ fn use_waypoint_label(labels: &BTreeMap<String, String>) -> Option<UseWaypoint> 
 }
 
 fn is_managed(labels: &BTreeMap<String, String>) -> bool {
-    labels.get(names::GATEWAY_MANAGED).is_some_and(|by| {
-        by == names::MANAGED_MESH_CONTROLLER || by == names::MANAGED_EAST_WEST_CONTROLLER
-    })
+    let by = labels.get(names::GATEWAY_MANAGED).map(String::as_str);
+    WaypointClass::is_managed(by) || by == Some(names::MANAGED_EAST_WEST_CONTROLLER)
 }

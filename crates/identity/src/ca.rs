@@ -62,10 +62,23 @@ impl Ca {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, CaError> {
         if !files::any(dir) {
-            let root = self_signed(trust_domain, clock.wall()).map_err(CaError::Make)?;
+            let root = new_root(trust_domain, clock.wall()).map_err(CaError::Make)?;
             files::create(dir, &root)?;
         }
         Self::load(dir, trust_domain, clock)
+    }
+
+    /// Takes up an authority from what a Secret has. `origin` names it in errors.
+    ///
+    /// # Errors
+    /// As [`Ca::load`].
+    pub fn from_pem(
+        origin: &str,
+        pem: &CaPem,
+        trust_domain: &TrustDomain,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, CaError> {
+        Self::from_files(files::Files::of_pem(origin, pem), trust_domain, clock)
     }
 
     /// Makes an authority that lives in memory only.
@@ -73,7 +86,7 @@ impl Ca {
     /// # Errors
     /// When the system has no randomness.
     pub fn in_memory(trust_domain: &TrustDomain, clock: Arc<dyn Clock>) -> Result<Self, CaError> {
-        let root = self_signed(trust_domain, clock.wall()).map_err(CaError::Make)?;
+        let root = new_root(trust_domain, clock.wall()).map_err(CaError::Make)?;
         let dir = PathBuf::from("(memory)");
         Self::from_files(root.into_files(dir), trust_domain, clock)
     }
@@ -282,20 +295,97 @@ impl Ca {
         Ok(ca)
     }
 
+    /// Whether a peer with these roots accepts what this authority signs.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn is_trusted_by(&self, roots: &Roots) -> Result<(), CaError> {
+        self.try_with(roots, Path::new("(roots)"))
+    }
+
     /// Signs a certificate and verifies it as a peer would: finds a chain that does not lead to the roots, a signer that
     /// is not valid, a name that we would encode differently.
     fn try_it(&self, roots: &Path) -> Result<(), CaError> {
+        self.try_with(&self.roots, roots)
+    }
+
+    fn try_with(&self, roots: &Roots, path: &Path) -> Result<(), CaError> {
         let key = KeyPair::generate().map_err(CaError::Make)?;
         let name = SanType::URI("spiffe://probe".try_into().map_err(CaError::Make)?);
         let leaf = self.issue(&key, vec![name], None).map_err(CaError::Try)?;
         let now = unix_time(self.clock.wall());
-        self.roots
+        roots
             .verify(&leaf, &self.intermediates, Usage::Server, now)
             .map(drop)
             .map_err(|source| CaError::Untrusted {
-                roots: roots.to_owned(),
+                roots: path.to_owned(),
                 source,
             })
+    }
+}
+
+/// An authority as a Secret has it; each field is PEM. Has no `Debug` that shows the key.
+#[derive(Clone, PartialEq, Eq)]
+pub struct CaPem {
+    /// `ca-cert.pem`: the certificate that signs.
+    pub signer: String,
+    /// `ca-key.pem`: its key.
+    pub key: String,
+    /// `cert-chain.pem`: the signer and what is above it.
+    pub chain: String,
+    /// `root-cert.pem`: the roots of the mesh.
+    pub roots: String,
+}
+
+impl CaPem {
+    /// Makes an authority that is its own root: ECDSA P-256, 10 years, `O=<trust domain>`.
+    ///
+    /// # Errors
+    /// When the system has no randomness.
+    pub fn self_signed(trust_domain: &TrustDomain, clock: &dyn Clock) -> Result<Self, CaError> {
+        let key = KeyPair::generate().map_err(CaError::Make)?;
+        let root = self_signed(trust_domain, &key, clock.wall()).map_err(CaError::Make)?;
+        Ok(Self::of_root(root.certificate, root.key))
+    }
+
+    /// Makes a new certificate for the key of an authority that is its own root, so that what was signed stays good; the
+    /// roots that are still valid stay among the roots.
+    ///
+    /// # Errors
+    /// When the key or the roots are not usable.
+    pub fn renewed(&self, trust_domain: &TrustDomain, clock: &dyn Clock) -> Result<Self, CaError> {
+        let here = || PathBuf::from("ca-key.pem");
+        let key = KeyPair::from_pem(&self.key).map_err(|_| CaError::Key(here()))?;
+        let root = self_signed(trust_domain, &key, clock.wall()).map_err(CaError::Make)?;
+        let mut renewed = Self::of_root(root.certificate, root.key);
+        let old = Roots::from_pem(&self.roots).map_err(|source| CaError::Roots {
+            path: PathBuf::from("root-cert.pem"),
+            source,
+        })?;
+        let valid = |certificate: &&CertificateDer<'static>| {
+            CertInfo::of(certificate).is_ok_and(|info| info.not_after > clock.wall())
+        };
+        for certificate in old.certificates().iter().filter(valid) {
+            renewed.roots.push_str(&to_pem(certificate));
+        }
+        Ok(renewed)
+    }
+
+    fn of_root(certificate: String, key: String) -> Self {
+        Self {
+            signer: certificate.clone(),
+            key,
+            chain: certificate.clone(),
+            roots: certificate,
+        }
+    }
+}
+
+impl fmt::Debug for CaPem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CaPem")
+            .field("signer", &self.signer)
+            .finish_non_exhaustive()
     }
 }
 
@@ -468,8 +558,15 @@ impl NewRoot {
     }
 }
 
-fn self_signed(trust_domain: &TrustDomain, now: SystemTime) -> Result<NewRoot, rcgen::Error> {
-    let key = KeyPair::generate()?;
+fn new_root(trust_domain: &TrustDomain, now: SystemTime) -> Result<NewRoot, rcgen::Error> {
+    self_signed(trust_domain, &KeyPair::generate()?, now)
+}
+
+fn self_signed(
+    trust_domain: &TrustDomain,
+    key: &KeyPair,
+    now: SystemTime,
+) -> Result<NewRoot, rcgen::Error> {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     params
@@ -480,7 +577,7 @@ fn self_signed(trust_domain: &TrustDomain, now: SystemTime) -> Result<NewRoot, r
     params.serial_number = Some(random_serial());
     params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    let certificate = params.self_signed(&key)?;
+    let certificate = params.self_signed(key)?;
     Ok(NewRoot {
         certificate: to_pem(certificate.der()),
         key: key.serialize_pem(),

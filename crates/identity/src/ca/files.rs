@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustls::pki_types::CertificateDer;
 
-use super::{CaError, NewRoot};
+use super::{CaError, CaPem, NewRoot};
 use crate::credentials::{CredentialsError, certificates};
 
 /// A complete set, read.
@@ -42,6 +42,22 @@ impl Files {
             chain: file(ISTIO.chain, &certificate),
             roots: file(ISTIO.roots, &certificate),
             key: file(ISTIO.key, &key),
+        }
+    }
+}
+
+impl Files {
+    /// The set of a Secret.
+    pub(super) fn of_pem(origin: &str, pem: &CaPem) -> Self {
+        let file = |name: &str, text: &str| Text {
+            path: Path::new(origin).join(name),
+            text: text.to_owned(),
+        };
+        Self {
+            signer: file(ISTIO.signer, &pem.signer),
+            key: file(ISTIO.key, &pem.key),
+            chain: file(ISTIO.chain, &pem.chain),
+            roots: file(ISTIO.roots, &pem.roots),
         }
     }
 }

@@ -38,10 +38,15 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "waymark-kubernetes",
+        &["waymark-api", "waymark-identity", "waymark-rt"],
+    ),
+    (
         "waymark-controlplane",
         &[
             "waymark-api",
             "waymark-identity",
+            "waymark-kubernetes",
             "waymark-proto",
             "waymark-rt",
             "waymark-sys",

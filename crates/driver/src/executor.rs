@@ -7,7 +7,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::reactor::{Reactor, Sources};
 use crate::timer::Wheel;
@@ -44,7 +44,7 @@ pub enum Level {
 /// The event loop of one thread and the tasks on it.
 ///
 /// Readiness of sockets, due timers, and wake-ups from other threads are looked at once a turn. A turn ends when no task is
-/// ready, or when many tasks have run: then only the writers run before sockets and timers are looked at again, so tasks
+/// ready, or when much has run: then only the writers run before sockets and timers are looked at again, so tasks
 /// that wake each other for ever starve nobody.
 #[derive(Debug)]
 pub struct Executor {
@@ -64,8 +64,20 @@ pub(crate) struct Core {
     pub(crate) sources: Sources,
 }
 
+/// How far a turn has come.
+#[derive(Debug, Default)]
+struct Turn {
+    polls: usize,
+    /// It has been long enough: only writers run.
+    spent: bool,
+}
+
 /// How many tasks are polled before sockets and timers are looked at again.
 const POLLS_PER_TURN: usize = 1024;
+/// After how long sockets and timers are looked at again, if the tasks are few and slow (handshakes).
+const LONG_TURN: Duration = Duration::from_millis(2);
+/// After how many tasks the clock is looked at.
+const POLLS_PER_LOOK: usize = 32;
 
 thread_local! {
     static CURRENT: RefCell<Option<Rc<Core>>> = const { RefCell::new(None) };
@@ -144,9 +156,8 @@ impl Executor {
         self.core.now.set(Instant::now());
         self.core.ready.borrow_mut().push(header.entry());
         loop {
-            let mut polls = 0;
-            while let Some(entry) = self.core.next(polls) {
-                polls += 1;
+            let mut turn = Turn::default();
+            while let Some(entry) = self.core.next(&mut turn) {
                 if entry.key != MAIN {
                     self.core.run(entry);
                     continue;
@@ -173,7 +184,7 @@ impl Executor {
             let due = core.timers.borrow().next_due();
             due.map(|due| due.saturating_duration_since(Instant::now()))
         } else {
-            Some(std::time::Duration::ZERO)
+            Some(Duration::ZERO)
         };
         self.reactor.wait(patience, &core.sources);
         core.now.set(Instant::now());
@@ -223,13 +234,21 @@ impl Core {
         here.unwrap_or(false)
     }
 
-    fn next(&self, polls: usize) -> Option<Entry> {
-        let mut ready = self.ready.borrow_mut();
-        match polls {
-            0..POLLS_PER_TURN => ready.pop(Level::Work),
-            POLLS_PER_TURN.. if polls < 2 * POLLS_PER_TURN => ready.pop(Level::InnerWriter),
-            _ => None,
+    /// The task that runs next in this turn.
+    fn next(&self, turn: &mut Turn) -> Option<Entry> {
+        turn.polls += 1;
+        if !turn.spent && turn.polls.is_multiple_of(POLLS_PER_LOOK) {
+            turn.spent = turn.polls >= POLLS_PER_TURN || self.now.get().elapsed() > LONG_TURN;
+            if turn.spent {
+                turn.polls = 0;
+            }
         }
+        let from = match (turn.spent, turn.polls) {
+            (false, _) => Level::Work,
+            (true, ..POLLS_PER_TURN) => Level::InnerWriter,
+            (true, POLLS_PER_TURN..) => return None,
+        };
+        self.ready.borrow_mut().pop(from)
     }
 
     /// Polls one task.

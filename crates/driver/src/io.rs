@@ -47,8 +47,8 @@ pub trait Io {
     /// What ended the stream.
     fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
-    /// Ends both directions at once: the peer sees a reset, never an orderly end. Dropping a stream whose two directions
-    /// have not both ended does the same.
+    /// Ends both directions at once: the peer sees a reset, never an orderly end. Dropping a stream whose own direction was
+    /// not [finished](Io::poll_finish) does the same; after that, dropping it only means that nothing more is read.
     fn abort(&mut self);
 
     /// What has come and is not consumed: at least one byte, or none at the end of the peer's direction.

@@ -16,11 +16,16 @@ pub mod h2;
 pub mod http1;
 pub mod io;
 mod mailbox;
-#[expect(dead_code, reason = "the sockets that it watches follow")]
 mod reactor;
+pub mod socket;
+mod socket_buffer;
+pub mod tcp;
 mod timer;
+pub mod tls;
 
 pub use executor::{Executor, Level, Task, TaskError, Tasks, now, spawn, spawn_at, yield_now};
 pub use io::Io;
 pub use mailbox::{Mailbox, Sender, mailbox};
+pub use socket::Socket;
+pub use tcp::{TcpListener, TcpStream};
 pub use timer::{Elapsed, Sleep, sleep, sleep_until, timeout};

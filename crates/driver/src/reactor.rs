@@ -159,6 +159,11 @@ impl<S> Watched<S> {
         poll(&self.readiness.writable, &self.readiness.writer, cx)
     }
 
+    /// Whether a write may find room.
+    pub(crate) fn is_writable(&self) -> bool {
+        self.readiness.writable.get()
+    }
+
     /// A read found that there was nothing.
     pub(crate) fn not_readable(&self) {
         self.readiness.readable.set(false);

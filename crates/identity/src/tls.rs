@@ -55,6 +55,8 @@ pub fn server_config(own: &CertHandle, policy: PeerPolicy) -> Arc<ServerConfig> 
     config.ignore_client_order = true;
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});
+    // The data path protects the records itself.
+    config.enable_secret_extraction = true;
     Arc::new(config)
 }
 
@@ -71,6 +73,8 @@ pub fn client_config(own: &CertHandle, expected: Expected) -> Arc<ClientConfig> 
     config.alpn_protocols = vec![H2.to_vec()];
     config.enable_sni = false;
     config.resumption = Resumption::disabled();
+    // The data path protects the records itself.
+    config.enable_secret_extraction = true;
     Arc::new(config)
 }
 

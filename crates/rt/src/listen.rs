@@ -196,7 +196,8 @@ impl Listener {
 }
 
 /// Whether `accept` reports what happened to one connection, and not the state of the process. Spec: `accept(2)`.
-fn is_about_the_connection(e: &io::Error) -> bool {
+#[must_use]
+pub fn is_about_the_connection(e: &io::Error) -> bool {
     matches!(
         e.kind(),
         io::ErrorKind::ConnectionAborted

@@ -150,10 +150,10 @@ impl Io for PairEnd {
 
 impl Drop for PairEnd {
     fn drop(&mut self) {
-        let finished = self.outgoing.borrow().end == Some(End::Finished);
-        let ended = self.incoming.borrow().end == Some(End::Finished);
-        if !(finished && ended) {
+        if self.outgoing.borrow().end != Some(End::Finished) {
             self.abort();
+        } else if self.incoming.borrow().end.is_none() {
+            self.incoming.borrow_mut().end(End::Aborted);
         }
     }
 }
@@ -202,13 +202,27 @@ mod tests {
     }
 
     #[test]
-    fn an_end_that_is_dropped_resets_the_other() {
+    fn an_end_that_is_dropped_unfinished_resets_the_other() {
         Executor::new().unwrap().block_on(async {
             let (mut one, mut other) = pair(4);
-            finish(&mut other).await.unwrap();
+            finish(&mut one).await.unwrap();
+            put_all(&mut other, b"a").await.unwrap();
             drop(other);
             let error = filled(&mut one).await.unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+        });
+    }
+
+    #[test]
+    fn what_an_end_put_before_it_finished_is_read_after_it_was_dropped() {
+        Executor::new().unwrap().block_on(async {
+            let (mut one, mut other) = pair(4);
+            put_all(&mut other, b"a").await.unwrap();
+            finish(&mut other).await.unwrap();
+            drop(other);
+            let error = put_all(&mut one, b"b").await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+            assert_eq!(read_to_end(&mut one, 4).await.unwrap(), b"a");
         });
     }
 }

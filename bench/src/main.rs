@@ -1,16 +1,29 @@
-//! Load for HBONE proxies, and our waypoint beside Envoy in the same place.
+//! Load for HBONE proxies, and ours beside Envoy and the floor in the same place.
 //!
 //! `load` speaks as a source node proxy does: mTLS, CONNECT, many streams a connection, inner HTTP/1.1 or HTTP/2, closed or
-//! open loop. `backend` plays the destination: node proxy and application in one. `compare` alternates proxies in one run.
+//! open loop. `backend` plays the destination: node proxy and application in one. `floor` relays frames and nothing else.
+//! `compare` alternates proxies in one run, `gate` counts what CI watches, `soak` looks for leaks and failures.
 #![forbid(unsafe_code)]
 
 mod backend;
+mod bars;
 mod certs;
 mod compare;
 mod envoy;
+mod floor;
+mod gate;
+mod hub;
 mod load;
+mod manifests;
+mod meter;
+mod plain;
 mod process;
 mod report;
+mod scenario;
+mod soak;
+mod stage;
+mod stalls;
+mod timer;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -33,44 +46,51 @@ enum Command {
     Load(load::LoadArgs),
     /// Answer HBONE requests until killed.
     Backend(backend::BackendArgs),
-    /// Our waypoint and Envoy, alternating; prints Markdown, writes JSON.
+    /// Relay HBONE frames until killed: what a proxy can't be cheaper than.
+    Floor(floor::FloorArgs),
+    /// Our proxy, Envoy and the floor, alternating; prints Markdown, writes JSON.
     Compare(compare::CompareArgs),
+    /// Count what a request costs and fail where it costs more than the limits say.
+    Gate(gate::GateArgs),
+    /// Load with changes all around: fails when a request does, or when memory grows.
+    Soak(soak::SoakArgs),
+    /// One request at a time: fails when half of them take as long as a delayed acknowledgement.
+    Stalls(stalls::StallsArgs),
 }
 
 fn main() -> ExitCode {
-    let app = App::parse();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
-    let runtime = match runtime {
-        Ok(runtime) => runtime,
-        Err(error) => return fail(&error),
-    };
-    let mut out = std::io::stdout();
-    let result: Result<(), Box<dyn std::error::Error>> = runtime.block_on(async {
-        match app.command {
-            Command::Load(args) => {
-                let measured = load::run(&args).await?;
-                writeln!(out, "{}", serde_json::to_string_pretty(&measured)?)?;
-            }
-            Command::Backend(args) => backend::run(&args).await?,
-            Command::Compare(args) => compare::run(&args, &mut out).await?,
-        }
-        Ok(())
-    });
-    match result {
+    match run(App::parse().command, &mut std::io::stdout()) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(error.as_ref()),
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "Error: {}", chain(error.as_ref()));
+            ExitCode::FAILURE
+        }
     }
 }
 
-fn fail(error: &dyn std::error::Error) -> ExitCode {
-    let mut text = format!("Error: {error}");
+fn run(command: Command, out: &mut dyn Write) -> Result<(), Box<dyn std::error::Error>> {
+    match command {
+        Command::Load(args) => {
+            let measured = load::run(&args)?;
+            writeln!(out, "{}", serde_json::to_string_pretty(&measured)?)?;
+        }
+        Command::Backend(args) => backend::run(&args)?,
+        Command::Floor(args) => floor::run(&args)?,
+        Command::Compare(args) => compare::run(&args, out)?,
+        Command::Gate(args) => gate::run(&args, out)?,
+        Command::Soak(args) => soak::run(&args, out)?,
+        Command::Stalls(args) => stalls::run(&args, out)?,
+    }
+    Ok(())
+}
+
+/// An error with its causes, on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
         text.push_str(&format!(": {error}"));
         cause = error.source();
     }
-    let _ = writeln!(std::io::stderr(), "{text}");
-    ExitCode::FAILURE
+    text
 }

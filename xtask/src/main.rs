@@ -7,11 +7,12 @@ use std::process::ExitCode;
 mod codegen;
 mod tidy;
 
-const USAGE: &str = "usage: cargo xtask gen [--check] | tidy
+const USAGE: &str = "usage: cargo xtask gen [--check] | tidy | bench [compare | gate | soak] ...
 
 gen          writes crates/proto/src/gen from crates/proto/proto and the envoy-types package
 gen --check  fails when what is checked in is stale
-tidy         the checks that no compiler makes: arrows between crates, licences, names, leftovers";
+tidy         the checks that no compiler makes: arrows between crates, licences, names, leftovers
+bench        what our proxies cost, beside Envoy (bench/run)";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -20,6 +21,7 @@ fn main() -> ExitCode {
         ["gen"] => report(codegen::write()),
         ["gen", "--check"] => report(codegen::check()),
         ["tidy"] => report(tidy::tidy(&root())),
+        ["bench", more @ ..] => bench(more),
         _ => {
             say(USAGE);
             return ExitCode::from(2);
@@ -38,6 +40,21 @@ fn root() -> PathBuf {
         .join("..")
         .canonicalize()
         .unwrap_or_default()
+}
+
+/// Runs `bench/run`. Whether it went well.
+fn bench(arguments: &[&str]) -> bool {
+    let program = root().join("bench/run");
+    match std::process::Command::new(&program)
+        .args(arguments)
+        .status()
+    {
+        Ok(status) => status.success(),
+        Err(error) => {
+            say(&format!("Error: run {}: {error}", program.display()));
+            false
+        }
+    }
 }
 
 /// Says how it went; `false` when it went wrong.

@@ -122,17 +122,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "waymark-waypoint",
         ],
     ),
-    (
-        "waymark-bench",
-        &[
-            "waymark-driver",
-            "waymark-engine",
-            "waymark-hbone",
-            "waymark-identity",
-            "waymark-proto",
-            "waymark-rt",
-        ],
-    ),
+    ("waymark-bench", &["waymark-driver", "waymark-engine"]),
     ("xtask", &[]),
 ];
 

@@ -49,6 +49,8 @@ impl Envoy {
                 &settings.drain.as_secs().max(1).to_string(),
             ])
             .args(["--drain-strategy", "immediate"])
+            // Access logs are read by people who wait for a line; Envoy's own 10 s are long then.
+            .args(["--file-flush-interval-msec", "1000"])
             .args(["--local-address-ip-version", family])
             // A new one listens when the old one has ended; several on a machine share nothing.
             .arg("--disable-hot-restart")

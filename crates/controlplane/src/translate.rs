@@ -9,6 +9,7 @@ use prost::{Message, Name};
 pub mod gateway_api;
 pub mod input;
 
+mod access_log;
 mod clusters;
 mod endpoints;
 mod http_chain;

@@ -10,6 +10,8 @@ use serde::Deserialize;
 use waymark_api::gateway::WaypointBinary;
 use waymark_identity::{ServiceAccountRef, SpiffeError, TrustDomain};
 
+use crate::translate::input::{AccessLog, AccessLogFormat};
+
 /// `waymark run controlplane`
 #[derive(Clone, Debug, Default, clap::Args, Deserialize)]
 #[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
@@ -107,6 +109,31 @@ pub struct Args {
     #[arg(long, env = "WAYMARK_ENVOY", value_name = "FILE")]
     pub envoy: Option<PathBuf>,
 
+    /// File that waypoints log requests and connections to, as `accessLogFile` of Istio's mesh configuration; /dev/stdout
+    /// is the log of the waypoint [default: nothing is logged]
+    #[arg(
+        long,
+        env = "WAYMARK_CONTROLPLANE_ACCESS_LOG_FILE",
+        value_name = "FILE"
+    )]
+    pub access_log_file: Option<String>,
+
+    /// How they log: TEXT or JSON, as `accessLogEncoding` [default: TEXT]
+    #[arg(
+        long,
+        env = "WAYMARK_CONTROLPLANE_ACCESS_LOG_ENCODING",
+        value_name = "TEXT|JSON"
+    )]
+    pub access_log_encoding: Option<String>,
+
+    /// What a line says, as `accessLogFormat`: a text with %OPERATORS%, or an object of such texts [default: Istio's]
+    #[arg(
+        long,
+        env = "WAYMARK_CONTROLPLANE_ACCESS_LOG_FORMAT",
+        value_name = "FORMAT"
+    )]
+    pub access_log_format: Option<String>,
+
     /// Seconds that waypoints have to finish their work when they are no longer wanted [default: 5]
     #[arg(
         long,
@@ -163,6 +190,8 @@ pub struct Settings {
     /// See [`Args`].
     pub envoy: Option<PathBuf>,
     /// See [`Args`].
+    pub access_log: Option<AccessLog>,
+    /// See [`Args`].
     pub drain: Duration,
     /// See [`Args`].
     pub rescan: Duration,
@@ -210,6 +239,15 @@ pub enum SettingsError {
     /// Not a kind of waypoint.
     #[error("--waypoint-binary {0:?}: want waymark, envoy or envoy=FILE")]
     WaypointBinary(String),
+    /// Not an encoding of access logs.
+    #[error("--access-log-encoding {0:?}: want TEXT or JSON")]
+    AccessLogEncoding(String),
+    /// Not a format of the JSON encoding.
+    #[error("--access-log-format: with --access-log-encoding JSON it has to be an object")]
+    AccessLogFormat(#[source] serde_json::Error),
+    /// How to log, but not where.
+    #[error("--{0} without --access-log-file")]
+    NoAccessLogFile(&'static str),
     /// Waypoints cannot be started.
     #[error(
         "--waypoint-binary envoy: where Envoy is has to be said, with envoy=FILE or --envoy FILE"
@@ -258,6 +296,11 @@ impl Args {
             waypoint_program: all.waypoint_program,
             waypoint_binary,
             envoy,
+            access_log: access_log(
+                all.access_log_file,
+                all.access_log_encoding,
+                all.access_log_format,
+            )?,
             drain: Duration::from_secs(all.drain_seconds.unwrap_or(5)),
             rescan: Duration::from_secs(all.rescan_seconds.unwrap_or(5).max(1)),
             mesh_dir: all.mesh_dir.ok_or(SettingsError::Missing("mesh-dir"))?,
@@ -290,6 +333,9 @@ impl Args {
             waypoint_program: this.waypoint_program.or(file.waypoint_program),
             waypoint_binary: this.waypoint_binary.or(file.waypoint_binary),
             envoy: this.envoy.or(file.envoy),
+            access_log_file: this.access_log_file.or(file.access_log_file),
+            access_log_encoding: this.access_log_encoding.or(file.access_log_encoding),
+            access_log_format: this.access_log_format.or(file.access_log_format),
             drain_seconds: this.drain_seconds.or(file.drain_seconds),
             rescan_seconds: this.rescan_seconds.or(file.rescan_seconds),
             config: this.config,
@@ -320,6 +366,31 @@ fn waypoint_binary(
             Some(path) if !path.is_empty() => Ok((WaypointBinary::Envoy, Some(path.into()))),
             Some(_) | None => Err(SettingsError::WaypointBinary(other.to_owned())),
         },
+    }
+}
+
+/// An empty file name turns logging off, as in the mesh configuration.
+fn access_log(
+    file: Option<String>,
+    encoding: Option<String>,
+    format: Option<String>,
+) -> Result<Option<AccessLog>, SettingsError> {
+    let format = match (encoding.as_deref(), &format) {
+        (None | Some("TEXT"), _) => AccessLogFormat::Text(format.clone()),
+        (Some("JSON"), None) => AccessLogFormat::Json(None),
+        (Some("JSON"), Some(text)) => AccessLogFormat::Json(Some(
+            serde_json::from_str(text).map_err(SettingsError::AccessLogFormat)?,
+        )),
+        (Some(other), _) => return Err(SettingsError::AccessLogEncoding(other.to_owned())),
+    };
+    match file {
+        Some(file) if !file.is_empty() => Ok(Some(AccessLog { file, format })),
+        Some(_) => Ok(None),
+        None if encoding.is_some() => Err(SettingsError::NoAccessLogFile("access-log-encoding")),
+        None if format != AccessLogFormat::Text(None) => {
+            Err(SettingsError::NoAccessLogFile("access-log-format"))
+        }
+        None => Ok(None),
     }
 }
 
@@ -414,6 +485,46 @@ mod tests {
         }
         if std::env::var_os("WAYMARK_ENVOY").is_none() {
             assert!(matches!(settings(&["envoy"]), Err(SettingsError::NoEnvoy)));
+        }
+    }
+
+    #[test]
+    fn access_logs_are_text_or_json_in_a_file() {
+        let settings = |more: &[&str]| {
+            let words = [&["--mesh-dir", "a", "--state-dir", "b"], more];
+            parse(&words.concat()).settings().map(|s| s.access_log)
+        };
+        assert_eq!(settings(&[]).unwrap(), None);
+        assert_eq!(settings(&["--access-log-file", ""]).unwrap(), None);
+        let log = settings(&["--access-log-file", "/dev/stdout"]).unwrap();
+        assert_eq!(log.unwrap().format, AccessLogFormat::Text(None));
+        let json = [
+            "--access-log-file",
+            "/l",
+            "--access-log-encoding",
+            "JSON",
+            "--access-log-format",
+        ];
+        let log = settings(&[&json[..], &[r#"{"code": "%RESPONSE_CODE%"}"#]].concat()).unwrap();
+        let AccessLogFormat::Json(Some(fields)) = log.unwrap().format else {
+            panic!("not JSON");
+        };
+        assert_eq!(fields["code"], "%RESPONSE_CODE%");
+        for (words, error) in [
+            (
+                [&json[..], &["%RESPONSE_CODE%"]].concat(),
+                "--access-log-format: with --access-log-encoding JSON it has to be an object",
+            ),
+            (
+                vec!["--access-log-file", "/l", "--access-log-encoding", "XML"],
+                "--access-log-encoding \"XML\": want TEXT or JSON",
+            ),
+            (
+                vec!["--access-log-format", "x"],
+                "--access-log-format without --access-log-file",
+            ),
+        ] {
+            assert_eq!(settings(&words).unwrap_err().to_string(), error);
         }
     }
 

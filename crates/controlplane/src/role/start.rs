@@ -305,6 +305,7 @@ fn core(settings: &Settings, trust: &Trust) -> Result<Core, RunError> {
     };
     let generator = Generator::new(MeshSettings {
         trust_domains: vec![trust_domain],
+        access_log: settings.access_log.clone(),
         ..MeshSettings::default()
     });
     Ok(Core::new(

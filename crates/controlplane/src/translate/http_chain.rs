@@ -2,6 +2,7 @@
 
 use waymark_api::protocol::Protocol;
 
+use super::access_log::{Which, access_logs};
 use super::input::{Context, Flavour, PortInput, Resolution, ServiceInput};
 use super::names::{self, Family};
 use super::tunnel;
@@ -98,6 +99,7 @@ fn connection_manager(
     };
     hcm::HttpConnectionManager {
         stat_prefix: format!("inbound_0.0.0.0_{port};"),
+        access_log: access_logs(ctx.mesh, Which::All),
         route_specifier: Some(routes),
         server_name: "istio-envoy".to_owned(),
         use_remote_address: Some(bool_value(false)),

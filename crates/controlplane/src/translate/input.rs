@@ -156,6 +156,24 @@ pub struct RetryDefault {
     pub retry_on: String,
 }
 
+/// Where and how requests and connections are logged: `accessLogFile` with `accessLogFormat` and `accessLogEncoding`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AccessLog {
+    /// A path in the proxy's file system; `/dev/stdout` is the usual one. Not empty.
+    pub file: String,
+    /// What a line says.
+    pub format: AccessLogFormat,
+}
+
+/// What a line of an access log says; without a format of one's own: what Istio's says.
+#[derive(Debug, Clone, PartialEq)]
+pub enum AccessLogFormat {
+    /// `TEXT`: a text with `%...%` in it.
+    Text(Option<String>),
+    /// `JSON`: an object whose values are such texts.
+    Json(Option<serde_json::Map<String, serde_json::Value>>),
+}
+
 /// What the mesh configuration sets for every waypoint.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MeshSettings {
@@ -171,6 +189,8 @@ pub struct MeshSettings {
     pub default_retry: RetryDefault,
     /// `enableTracing` with its random sampling in percent; `None` leaves the tracing block out.
     pub tracing_sampling: Option<f64>,
+    /// The access log; `None`: nothing is logged.
+    pub access_log: Option<AccessLog>,
 }
 
 impl Default for MeshSettings {
@@ -187,6 +207,7 @@ impl Default for MeshSettings {
                         .to_owned(),
             },
             tracing_sampling: Some(1.0),
+            access_log: None,
         }
     }
 }

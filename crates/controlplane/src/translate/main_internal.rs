@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 
+use super::access_log::{Which, access_logs};
 use super::input::{AttachedWorkloads, Context, Flavour, PortInput, Resolution, ServiceInput};
 use super::names::{self, Family};
 use super::ranges::Ranges;
@@ -22,6 +23,7 @@ pub(super) fn listener(
     let direct = DirectTraffic::of(ctx, attached);
     Named::listener(&listener::Listener {
         name: tunnel::MAIN_INTERNAL.to_owned(),
+        access_log: access_logs(ctx.mesh, Which::Flag("NR")),
         listener_specifier: Some(listener::listener::ListenerSpecifier::InternalListener(
             listener::listener::InternalListenerConfig {},
         )),

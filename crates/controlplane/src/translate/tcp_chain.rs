@@ -3,6 +3,7 @@
 use waymark_api::istio::destination_rule::HashKey;
 use waymark_api::protocol::Protocol;
 
+use super::access_log::{Which, access_logs};
 use super::input::{Context, Flavour, PortInput, ServiceInput};
 use super::names::{self, Family};
 use super::traffic_policy::Effective;
@@ -25,7 +26,10 @@ pub(super) fn chain(
     if port.protocol == Protocol::Mongo && ctx.proxy.flavour == Flavour::IstioProxy {
         filters.push(mongo_statistics(&name));
     }
-    filters.push(network_filter(TCP_PROXY, any(&proxy(service, port, &name))));
+    filters.push(network_filter(
+        TCP_PROXY,
+        any(&proxy(ctx, service, port, &name)),
+    ));
     listener::FilterChain {
         name,
         filters,
@@ -48,6 +52,7 @@ pub(super) fn direct(ctx: Context<'_>) -> listener::FilterChain {
     filters.extend(telemetry_filters(ctx));
     let config = tcp_proxy::TcpProxy {
         stat_prefix: tunnel::ENCAP.to_owned(),
+        access_log: access_logs(ctx.mesh, Which::All),
         cluster_specifier: Some(tcp_proxy::tcp_proxy::ClusterSpecifier::Cluster(
             tunnel::ENCAP.to_owned(),
         )),
@@ -68,12 +73,18 @@ fn telemetry_filters(ctx: Context<'_>) -> Vec<listener::Filter> {
     }
 }
 
-fn proxy(service: &ServiceInput, port: &PortInput, name: &str) -> tcp_proxy::TcpProxy {
+fn proxy(
+    ctx: Context<'_>,
+    service: &ServiceInput,
+    port: &PortInput,
+    name: &str,
+) -> tcp_proxy::TcpProxy {
     // Virtual services with TCP or TLS rules are refused: the destination is always the service.
     let policy = Effective::of(service.destination_rule.as_deref(), None, port.number);
     let pool = policy.connection_pool();
     tcp_proxy::TcpProxy {
         stat_prefix: name.to_owned(),
+        access_log: access_logs(ctx.mesh, Which::All),
         cluster_specifier: Some(tcp_proxy::tcp_proxy::ClusterSpecifier::Cluster(
             name.to_owned(),
         )),

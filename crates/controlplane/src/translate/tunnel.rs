@@ -1,6 +1,7 @@
 //! What every waypoint has, whatever it serves: the ends of the HBONE tunnels and what ties them together.
 
 use super::Named;
+use super::access_log::{Which, access_logs};
 use super::input::{Context, Flavour, IpFamily, MeshSettings, Proxy};
 use super::wire::{
     self, ORIGINAL_DST, any, bool_value, cluster, core, duration, endpoint, ext, hcm,
@@ -27,14 +28,14 @@ pub(super) fn base(ctx: Context<'_>) -> Vec<Named> {
         Named::cluster(&to_listener(ENCAP, CONNECT_ORIGINATE)),
         Named::cluster(&connect_originate_cluster(ctx)),
         Named::listener(&connect_terminate(ctx)),
-        Named::listener(&connect_originate_listener()),
+        Named::listener(&connect_originate_listener(ctx.mesh)),
     ];
     if ctx.proxy.flavour == Flavour::IstioProxy {
         resources.extend([
             Named::cluster(&inner_cluster(ctx)),
             Named::cluster(&outer_cluster(ctx)),
-            Named::listener(&inner_listener(ctx.proxy)),
-            Named::listener(&outer_listener()),
+            Named::listener(&inner_listener(ctx)),
+            Named::listener(&outer_listener(ctx.mesh)),
         ]);
     }
     resources
@@ -412,6 +413,7 @@ fn connect_terminate(ctx: Context<'_>) -> listener::Listener {
     };
     listener::Listener {
         name: CONNECT_TERMINATE.to_owned(),
+        access_log: access_logs(ctx.mesh, Which::Flag("NR")),
         address: Some(socket_address(address, HBONE_PORT)),
         additional_addresses: additional
             .map(|address| listener::AdditionalAddress {
@@ -452,6 +454,7 @@ fn connect_terminate_hcm(ctx: Context<'_>) -> hcm::HttpConnectionManager {
     http_filters.push(super::http_chain::router());
     hcm::HttpConnectionManager {
         stat_prefix: CONNECT_TERMINATE.to_owned(),
+        access_log: access_logs(ctx.mesh, Which::Refused),
         route_specifier: Some(RouteSpecifier::RouteConfig(connect_route(
             ctx.proxy.flavour,
         ))),
@@ -581,9 +584,14 @@ pub(super) fn filter_state(
     }
 }
 
-fn internal_listener(name: &str, filters: Vec<listener::Filter>) -> listener::Listener {
+fn internal_listener(
+    mesh: &MeshSettings,
+    name: &str,
+    filters: Vec<listener::Filter>,
+) -> listener::Listener {
     listener::Listener {
         name: name.to_owned(),
+        access_log: access_logs(mesh, Which::Flag("NR")),
         listener_specifier: Some(listener::listener::ListenerSpecifier::InternalListener(
             listener::listener::InternalListenerConfig {},
         )),
@@ -604,10 +612,16 @@ pub(super) fn original_dst_filter() -> listener::ListenerFilter {
     )
 }
 
-fn tunneling_proxy(name: &str, hostname: &str, header: Option<(&str, &str)>) -> listener::Filter {
+fn tunneling_proxy(
+    mesh: &MeshSettings,
+    name: &str,
+    hostname: &str,
+    header: Option<(&str, &str)>,
+) -> listener::Filter {
     use core::header_value_option::HeaderAppendAction;
     let config = tcp_proxy::TcpProxy {
         stat_prefix: name.to_owned(),
+        access_log: access_logs(mesh, Which::Flag("UF")),
         cluster_specifier: Some(tcp_proxy::tcp_proxy::ClusterSpecifier::Cluster(
             name.to_owned(),
         )),
@@ -632,10 +646,12 @@ fn tunneling_proxy(name: &str, hostname: &str, header: Option<(&str, &str)>) -> 
     network_filter(super::tcp_chain::TCP_PROXY, any(&config))
 }
 
-fn connect_originate_listener() -> listener::Listener {
+fn connect_originate_listener(mesh: &MeshSettings) -> listener::Listener {
     let mut listener = internal_listener(
+        mesh,
         CONNECT_ORIGINATE,
         vec![tunneling_proxy(
+            mesh,
             CONNECT_ORIGINATE,
             "%DOWNSTREAM_LOCAL_ADDRESS%",
             None,
@@ -650,7 +666,7 @@ const DOUBLE_HBONE_TARGET: &str = "istio.double_hbone.hbone_target_address";
 /// What the tunnels of multi-network mode ask for.
 const DOUBLE_HBONE_HOSTNAME: &str = "%FILTER_STATE(istio.double_hbone.hbone_target_address:PLAIN)%";
 
-fn inner_listener(proxy: &Proxy) -> listener::Listener {
+fn inner_listener(ctx: Context<'_>) -> listener::Listener {
     use ext::filters::common::set_filter_state::v3::filter_state_value::SharedWithUpstream::Transitive;
     let propagate = ext::filters::network::set_filter_state::v3::Config {
         on_new_connection: vec![
@@ -663,18 +679,20 @@ fn inner_listener(proxy: &Proxy) -> listener::Listener {
             filter_state(
                 DOUBLE_HBONE_TARGET,
                 "%DYNAMIC_METADATA(istio:double_hbone:hbone_target_address)%",
-                hashable_string(proxy),
+                hashable_string(ctx.proxy),
                 Transitive,
             ),
         ],
         ..Default::default()
     };
-    let network = proxy.network.as_deref().unwrap_or_default();
+    let network = ctx.proxy.network.as_deref().unwrap_or_default();
     internal_listener(
+        ctx.mesh,
         INNER_CONNECT_ORIGINATE,
         vec![
             network_filter("propagate_endpoint_metadata", any(&propagate)),
             tunneling_proxy(
+                ctx.mesh,
                 INNER_CONNECT_ORIGINATE,
                 DOUBLE_HBONE_HOSTNAME,
                 Some(("x-forwarded-network", network)),
@@ -683,11 +701,13 @@ fn inner_listener(proxy: &Proxy) -> listener::Listener {
     )
 }
 
-fn outer_listener() -> listener::Listener {
+fn outer_listener(mesh: &MeshSettings) -> listener::Listener {
     let header = Some(("x-istio-source", "waypoint"));
     let mut listener = internal_listener(
+        mesh,
         OUTER_CONNECT_ORIGINATE,
         vec![tunneling_proxy(
+            mesh,
             OUTER_CONNECT_ORIGINATE,
             DOUBLE_HBONE_HOSTNAME,
             header,

@@ -1,15 +1,17 @@
 //! A mesh of the well-known shape in both flavours.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use insta::assert_json_snapshot;
 use ipnet::IpNet;
 use proptest::prelude::*;
+use serde_json::{Value, json};
 use waymark_api::istio::destination_rule::TrafficPolicy;
 use waymark_api::protocol::Protocol;
 
 use super::fixture::{Mesh, destination_rule, pod, rule, service, to, virtual_service};
-use crate::translate::input::{Binding, Flavour, ServiceInput};
+use crate::translate::input::{AccessLog, AccessLogFormat, Binding, Flavour, ServiceInput};
 use crate::translate::{self, Named};
 
 fn services() -> Vec<ServiceInput> {
@@ -53,17 +55,69 @@ fn istio_proxy() {
     assert_json_snapshot!(Mesh::new(Flavour::IstioProxy, services()).json());
 }
 
+/// What logs what: the places of the access logs with their filters, and the log itself once.
+#[test]
+fn access_logs() {
+    let mut mesh = Mesh::new(Flavour::IstioProxy, services());
+    for format in [
+        AccessLogFormat::Text(None),
+        AccessLogFormat::Text(Some("%RESPONSE_CODE%".to_owned())),
+        AccessLogFormat::Json(None),
+        AccessLogFormat::Json(json!({"a": {"b": "%PROTOCOL%"}}).as_object().cloned()),
+    ] {
+        mesh.settings.access_log = Some(AccessLog {
+            file: "/dev/stdout".to_owned(),
+            format,
+        });
+        let mut logs = Vec::new();
+        found("", &mesh.json()["Listener"], &mut logs);
+        let filters: BTreeMap<_, _> = logs
+            .iter()
+            .map(|(at, log)| (at.as_str(), &log["filter"]))
+            .collect();
+        let config = &logs[0].1["typed_config"];
+        assert!(logs.iter().all(|(_, log)| &log["typed_config"] == config));
+        assert_json_snapshot!(json!({"filters": filters, "log": config}));
+    }
+}
+
+/// Every access log with its place.
+fn found(at: &str, value: &Value, logs: &mut Vec<(String, Value)>) {
+    match value {
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                match value {
+                    Value::Array(all) if key == "access_log" => {
+                        logs.extend(all.iter().map(|log| (at.to_owned(), log.clone())));
+                    }
+                    _ => found(&format!("{at}/{key}"), value, logs),
+                }
+            }
+        }
+        Value::Array(values) => {
+            for (i, value) in values.iter().enumerate() {
+                found(&format!("{at}/{i}"), value, logs);
+            }
+        }
+        _ => {}
+    }
+}
+
 /// Maps of the generated code have another order each time they are made.
 #[test]
 fn equal_input_gives_equal_bytes() {
     for flavour in [Flavour::Stock, Flavour::IstioProxy] {
-        let first = Mesh::new(flavour, services()).resources();
+        let mesh = || {
+            let mut mesh = Mesh::new(flavour, services());
+            mesh.settings.access_log = Some(AccessLog {
+                file: "/dev/stdout".to_owned(),
+                format: AccessLogFormat::Json(None),
+            });
+            mesh
+        };
+        let first = mesh().resources();
         for round in 0..100 {
-            assert_eq!(
-                Mesh::new(flavour, services()).resources(),
-                first,
-                "{flavour:?}, round {round}"
-            );
+            assert_eq!(mesh().resources(), first, "{flavour:?}, round {round}");
         }
     }
 }

@@ -21,6 +21,7 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -66,6 +67,8 @@ pub(crate) struct HttpConnection {
     idle_since: Cell<Instant>,
     closing: Cell<bool>,
     close: Notify,
+    /// The client has ended the connection: what it has left open then it did not reset.
+    gone: Arc<AtomicBool>,
 }
 
 impl HttpConnection {
@@ -176,6 +179,7 @@ pub(crate) async fn serve(
         idle_since: Cell::new(Instant::now()),
         closing: Cell::new(false),
         close: Notify::new(),
+        gone: Arc::default(),
     });
     let http = exchange::http_of(&chain);
     let of_service = Rc::clone(&connection);
@@ -189,7 +193,10 @@ pub(crate) async fn serve(
         }
     });
     let due = connection.due(wire, http.timeouts.idle, http.timeouts.max_connection);
-    let io = TokioIo::new(ClientStream(tunnel));
+    let io = TokioIo::new(ClientStream {
+        tunnel,
+        gone: Arc::clone(&connection.gone),
+    });
     let ended = match wire {
         Wire::Http1 => {
             let server = http1_builder(http)
@@ -274,11 +281,14 @@ fn http2_builder(chain: &HttpChain, executor: LocalExecutor) -> http2::Builder<L
 
 /// A client's tunnel that ends when it is dropped, as a socket does: what was answered still gets there, where a reset
 /// might overtake it.
-struct ClientStream(Tunnel);
+struct ClientStream {
+    tunnel: Tunnel,
+    gone: Arc<AtomicBool>,
+}
 
 impl Drop for ClientStream {
     fn drop(&mut self) {
-        self.0.finish();
+        self.tunnel.finish();
     }
 }
 
@@ -288,7 +298,13 @@ impl AsyncRead for ClientStream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().0).poll_read(cx, buf)
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        let read = std::task::ready!(Pin::new(&mut this.tunnel).poll_read(cx, buf));
+        if read.is_err() || (buf.filled().len() == before && buf.remaining() > 0) {
+            this.gone.store(true, Ordering::Relaxed);
+        }
+        Poll::Ready(read)
     }
 }
 
@@ -298,7 +314,7 @@ impl AsyncWrite for ClientStream {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().0).poll_write(cx, buf)
+        Pin::new(&mut self.get_mut().tunnel).poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
@@ -306,7 +322,7 @@ impl AsyncWrite for ClientStream {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().0).poll_write_vectored(cx, bufs)
+        Pin::new(&mut self.get_mut().tunnel).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -314,11 +330,11 @@ impl AsyncWrite for ClientStream {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().0).poll_flush(cx)
+        Pin::new(&mut self.get_mut().tunnel).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().0).poll_shutdown(cx)
+        Pin::new(&mut self.get_mut().tunnel).poll_shutdown(cx)
     }
 }
 

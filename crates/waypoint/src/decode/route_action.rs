@@ -324,8 +324,11 @@ fn timeouts(
         idle: given("idle_timeout", idle)?,
         max_stream: None,
         grpc_max: given("max_grpc_timeout", max_grpc)?,
+        grpc_max_stream: None,
     };
     if let Some(max) = max_stream {
+        // Envoy leaves both out of account then.
+        (out.route, out.grpc_max) = (None, None);
         let at = at.field("max_stream_duration");
         let pb::route_action::MaxStreamDuration {
             max_stream_duration,
@@ -337,7 +340,7 @@ fn timeouts(
             out.max_stream = Some(timer(at.field("max_stream_duration"), Some(&max), None)?);
         }
         if let Some(max) = grpc_timeout_header_max {
-            out.grpc_max = Some(timer(
+            out.grpc_max_stream = Some(timer(
                 at.field("grpc_timeout_header_max"),
                 Some(&max),
                 None,

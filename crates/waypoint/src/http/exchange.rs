@@ -3,12 +3,14 @@
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime};
 
 use http::{HeaderMap, Method, StatusCode};
 
 use super::HttpConnection;
 use super::body::{BodyEnd, RequestBody};
+use super::failure::Failure;
 use super::headers::GRPC_STATUS;
 use crate::program::{Chain, Cluster, Endpoint, HttpChain};
 use crate::route::{FormatContext, RequestHead};
@@ -98,16 +100,20 @@ impl Exchange {
         match how {
             BodyEnd::Complete(t) => trailers = t,
             BodyEnd::Downstream => {
-                facts.flags.add(ResponseFlag::DC);
-                facts.details = Some("downstream_remote_disconnect".to_owned());
+                let connection = &facts.connection;
+                let (flag, why) =
+                    if facts.protocol == "HTTP/2" && !connection.gone.load(Ordering::Relaxed) {
+                        (ResponseFlag::DR, "http2.remote_reset")
+                    } else {
+                        (ResponseFlag::DC, "downstream_remote_disconnect")
+                    };
+                facts.flags.add(flag);
+                facts.details = Some(why.to_owned());
             }
             BodyEnd::Upstream(e) => {
-                let (flag, why) = if e.is_parse() {
-                    (ResponseFlag::UPE, "protocol_error")
-                } else {
-                    (ResponseFlag::UC, "connection_termination")
-                };
-                facts.flags.add(flag);
+                let failure = Failure::of_body(e);
+                let why = failure.reason().map_or("", |(_, short)| short);
+                facts.flags.add(failure.flag());
                 facts.details = Some(format!("upstream_reset_after_response_started{{{why}}}"));
             }
             BodyEnd::Timeout(timer) => {

@@ -1,6 +1,7 @@
 //! Why an attempt gave no response, and what is made of it.
 
 use std::error::Error as _;
+use std::io;
 use std::sync::Arc;
 
 use http::StatusCode;
@@ -46,7 +47,7 @@ impl Failure {
             return match h2.reason() {
                 Some(h2::Reason::REFUSED_STREAM) => Self::Refused,
                 Some(h2::Reason::NO_ERROR) if h2.is_go_away() => Self::Refused,
-                Some(h2::Reason::PROTOCOL_ERROR) if !h2.is_remote() => Self::Protocol,
+                Some(h2::Reason::PROTOCOL_ERROR) => Self::Protocol,
                 Some(_) if h2.is_reset() => Self::Reset,
                 Some(_) | None => Self::Closed,
             };
@@ -55,6 +56,16 @@ impl Failure {
             return Self::Protocol;
         }
         Self::Closed
+    }
+
+    /// What hyper says about a response that broke off.
+    pub(super) fn of_body(e: &hyper::Error) -> Self {
+        let io = e.source().and_then(|s| s.downcast_ref::<io::Error>());
+        if io.is_some_and(|e| e.kind() == io::ErrorKind::UnexpectedEof) {
+            // It ended in order, but before its length or its last chunk said so.
+            return Self::Protocol;
+        }
+        Self::of_sent(e, false)
     }
 
     /// The retry conditions that it fulfils.
@@ -101,9 +112,9 @@ impl Failure {
         }
     }
 
-    /// The answer, after `retries` retries.
-    pub(super) fn reply(&self, retries: u32) -> LocalReply {
-        let (reason, short) = match self {
+    /// What reset the stream, in words and in one; `None`: a timer.
+    pub(super) fn reason(&self) -> Option<(&'static str, &'static str)> {
+        Some(match self {
             Self::Connect(_) | Self::Denied(_) => {
                 ("remote connection failure", "remote_connection_failure")
             }
@@ -113,7 +124,14 @@ impl Failure {
             Self::Reset => ("remote reset", "remote_reset"),
             Self::Refused => ("remote refused stream reset", "remote_refused_stream_reset"),
             Self::Protocol => ("protocol error", "protocol_error"),
-            Self::PerTryTimeout => return LocalReply::timeout("upstream_per_try_timeout"),
+            Self::PerTryTimeout => return None,
+        })
+    }
+
+    /// The answer, after `retries` retries.
+    pub(super) fn reply(&self, retries: u32) -> LocalReply {
+        let Some((reason, short)) = self.reason() else {
+            return LocalReply::timeout("upstream_per_try_timeout");
         };
         let status = match self {
             Self::Protocol => StatusCode::BAD_GATEWAY,

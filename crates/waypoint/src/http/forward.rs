@@ -184,24 +184,24 @@ impl Forwarding<'_> {
     fn timers(&self, facts: &Facts) -> Timers {
         let of_route = &self.forward.timeouts;
         let of_chain = &facts.http().timeouts;
+        let asked = facts.head.headers.get(&GRPC_TIMEOUT);
+        let asked = asked.and_then(grpc_timeout::parse);
+        let asked = asked.filter(|t| facts.grpc && !t.is_zero());
+        let up_to = |max: Option<Duration>| match (asked, max) {
+            (Some(asked), Some(max)) => Some(asked.min(max)),
+            (asked, max) => asked.or(max),
+        };
         let route = match of_route.grpc_max {
-            Some(max) if facts.grpc => {
-                let asked = facts
-                    .head
-                    .headers
-                    .get(&GRPC_TIMEOUT)
-                    .and_then(grpc_timeout::parse);
-                let asked = asked.filter(|t| !t.is_zero());
-                match (asked, max) {
-                    (Some(asked), Some(max)) => Some(asked.min(max)),
-                    (asked, max) => asked.or(max),
-                }
-            }
+            Some(max) if facts.grpc => up_to(max),
             Some(_) | None => of_route.route,
+        };
+        let max_stream = match of_route.grpc_max_stream {
+            Some(max) if asked.is_some() => up_to(max),
+            Some(_) | None => of_route.max_stream.unwrap_or(of_chain.max_stream),
         };
         Timers {
             route: route.filter(|t| !t.is_zero()),
-            max_stream: of_route.max_stream.unwrap_or(of_chain.max_stream),
+            max_stream,
             idle: of_route.idle.unwrap_or(of_chain.stream_idle),
             request: of_chain.request,
         }
@@ -233,6 +233,13 @@ impl Forwarding<'_> {
                     .headers
                     .insert(GRPC_TIMEOUT.clone(), grpc_timeout::format(expected));
             }
+        }
+        if self.forward.timeouts.grpc_max_stream.is_some()
+            && facts.grpc
+            && let (Some(max), Some(asked)) =
+                (timers.max_stream, facts.head.headers.get_mut(&GRPC_TIMEOUT))
+        {
+            *asked = grpc_timeout::format(max);
         }
         if let Some(rewrite) = &self.forward.path_rewrite {
             let path = rewrite.apply(&self.route.matches.path, &facts.head.path);

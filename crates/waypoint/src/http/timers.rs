@@ -12,6 +12,9 @@ use super::body::{Activity, Limit, RequestBody};
 use super::local_reply::LocalReply;
 use crate::telemetry::ResponseFlag;
 
+/// gRPC's status.
+const DEADLINE_EXCEEDED: u32 = 4;
+
 /// A timer that ran out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Timer {
@@ -106,7 +109,11 @@ impl Timer {
         match self {
             Self::Route => reply(StatusCode::GATEWAY_TIMEOUT, "upstream request timeout")
                 .flag(ResponseFlag::UT),
-            Self::MaxStream => reply(StatusCode::GATEWAY_TIMEOUT, "downstream duration timeout"),
+            Self::MaxStream => {
+                let mut reply = reply(StatusCode::GATEWAY_TIMEOUT, "downstream duration timeout");
+                reply.grpc_status = Some(DEADLINE_EXCEEDED);
+                reply
+            }
             Self::Idle if request_complete => {
                 reply(StatusCode::GATEWAY_TIMEOUT, "stream timeout").flag(ResponseFlag::SI)
             }

@@ -57,6 +57,8 @@ pub struct ForwardTimeouts {
     pub max_stream: Option<Option<Duration>>,
     /// `grpc-timeout` of the request counts instead of `route`, up to this (`Some(None)`: without bound).
     pub grpc_max: Option<Option<Duration>>,
+    /// `grpc-timeout` of the request counts instead of `max_stream`, up to this; as `grpc_max`.
+    pub grpc_max_stream: Option<Option<Duration>>,
 }
 
 /// A cluster, or how to choose one.

@@ -83,6 +83,21 @@ impl Connection {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> io::Result<Answer> {
+        self.send(method, path, headers, body)?;
+        self.answer(method)
+    }
+
+    /// Sends a request and does not wait for the answer.
+    ///
+    /// # Errors
+    /// When the connection breaks.
+    pub fn send(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> io::Result<()> {
         let mut head = format!("{method} {path} HTTP/1.1\r\nhost: {}\r\n", self.host);
         for (name, value) in headers {
             head.push_str(&format!("{name}: {value}\r\n"));
@@ -93,8 +108,7 @@ impl Connection {
         head.push_str("\r\n");
         let stream = self.stream.get_mut();
         stream.write_all(head.as_bytes())?;
-        stream.write_all(body)?;
-        self.answer(method)
+        stream.write_all(body)
     }
 
     /// Sends raw bytes and reads until the peer closes or `limit` bytes came.
@@ -119,7 +133,11 @@ impl Connection {
         }
     }
 
-    fn answer(&mut self, method: &str) -> io::Result<Answer> {
+    /// Waits for the answer to a request that was sent with that method.
+    ///
+    /// # Errors
+    /// When the connection breaks or what comes is not HTTP/1.1.
+    pub fn answer(&mut self, method: &str) -> io::Result<Answer> {
         let status_line = self.line()?;
         let status = status_line
             .strip_prefix("HTTP/1.")

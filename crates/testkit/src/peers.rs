@@ -1,5 +1,9 @@
 //! Programs of others that ours are tested with. They are kept in a cache outside the checkout.
 
+mod grpc;
+
+pub use grpc::{Interop, InteropServer, grpc_interop};
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 

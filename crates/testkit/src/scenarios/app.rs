@@ -1,9 +1,18 @@
 //! The applications behind the waypoint: they answer with what they saw, and misbehave when they are asked to.
 //!
-//! HTTP on port 8080; the header `x-do` says what else than answer 200 to do, several separated by spaces:
+//! HTTP/1.1 on port 8080; the header `x-do` says what else than answer 200 to do, several separated by spaces:
 //! `status=503`, `fail=2` (503 for the first two attempts), `code=N` (with `fail`), `delay=300` (milliseconds), `reset`,
-//! `cut` (half the body, then the end), `chunked`, `size=N` (a body of N bytes), `header=name:value`, `upgrade`.
-//! Port 9000 echoes bytes, after the name of the pod; port 9001 speaks first.
+//! `cut` (half the body, then the end), `chunked`, `size=N` (a body of N bytes), `header=name:value`, `upgrade`,
+//! `early` (before the body is read), `garbage` (what is no HTTP).
+//!
+//! HTTP/2 and gRPC on port 8081, by prior knowledge (HTTP/1.1 too): the same, and `grpc=N` (status), `message=text`,
+//! `trailers-only`, `trailer=name:value`, `messages=N`, `echo` (as it comes), `rst=REASON` (before the answer),
+//! `rst-after=REASON` (amid the body), `close` (the connection, before the answer), `goaway` (the stream was not looked
+//! at), `last` (the connection ends after it).
+//! Port 9000 echoes bytes, after the name of the pod; port 9001 speaks first. Bytes that end with `close!`, `half!` or
+//! `reset!` have them end the connection, their half of it, or reset it.
+
+pub(crate) mod h2;
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -21,9 +30,10 @@ pub const PODS: [(&str, &str); 3] = [
 ];
 
 /// What the applications saw.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Apps {
     seen: Arc<Mutex<HashMap<String, Vec<String>>>>,
+    runtime: Arc<tokio::runtime::Runtime>,
 }
 
 impl Apps {
@@ -33,25 +43,27 @@ impl Apps {
     /// When an address cannot be listened on.
     #[must_use]
     pub fn start() -> Self {
-        let apps = Self::default();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("runtime");
+        let apps = Self {
+            seen: Arc::default(),
+            runtime: Arc::new(runtime),
+        };
         for (place, (version, _)) in (1..).zip(PODS) {
-            let pod = format!("echo-{version}");
+            let pod: Arc<str> = format!("echo-{version}").into();
             let own = Ipv4Addr::new(127, 245, 10, place);
-            for port in [8080, 9000, 9001] {
+            for port in [8080, 8081, 9000, 9001] {
                 let listener = TcpListener::bind(SocketAddr::from((own, port))).expect("listen");
-                let (apps, pod) = (apps.clone(), pod.clone());
+                let (apps, pod) = (apps.clone(), Arc::clone(&pod));
                 std::thread::spawn(move || {
                     for stream in listener.incoming().flatten() {
-                        let (apps, pod) = (apps.clone(), pod.clone());
+                        let (apps, pod) = (apps.clone(), Arc::clone(&pod));
                         std::thread::spawn(move || {
                             // A client that goes away is nothing to tell.
-                            let _ = match port {
-                                8080 => apps.http(stream, &pod),
-                                9000 => {
-                                    echo(stream, format!("{pod}\n").as_bytes(), When::AfterClient)
-                                }
-                                _ => echo(stream, format!("{pod}\n").as_bytes(), When::First),
-                            };
+                            let _ = apps.connection(stream, port, &pod);
                         });
                     }
                 });
@@ -67,17 +79,36 @@ impl Apps {
         seen.get(id).cloned().unwrap_or_default()
     }
 
-    fn http(&self, stream: TcpStream, pod: &str) -> io::Result<()> {
+    /// Notes that a pod saw a request; which attempt it was.
+    fn note(&self, id: &str, pod: &str) -> usize {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let pods = seen.entry(id.to_owned()).or_default();
+        pods.push(pod.to_owned());
+        pods.len()
+    }
+
+    fn connection(&self, stream: TcpStream, port: u16, pod: &Arc<str>) -> io::Result<()> {
         stream.set_nodelay(true)?;
+        match port {
+            8080 => self.http(stream, pod),
+            8081 if starts_http2(&stream)? => {
+                let work = h2::serve(self.clone(), Arc::clone(pod), stream);
+                // What a client did wrong it is told by HTTP/2.
+                let _ = self.runtime.block_on(work);
+                Ok(())
+            }
+            8081 => self.http(stream, pod),
+            9000 => echo(stream, format!("{pod}\n").as_bytes(), When::AfterClient),
+            _ => echo(stream, format!("{pod}\n").as_bytes(), When::First),
+        }
+    }
+
+    fn http(&self, stream: TcpStream, pod: &str) -> io::Result<()> {
         let mut stream = BufReader::new(stream);
-        while let Some(request) = Request::read(&mut stream)? {
-            let attempt = {
-                let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-                let pods = seen.entry(request.header("x-id").to_owned()).or_default();
-                pods.push(pod.to_owned());
-                pods.len()
-            };
-            if !answer(stream.get_mut(), pod, &request, attempt)? {
+        while let Some(request) = Request::read(&mut stream, |request| {
+            self.note(request.header("x-id"), pod)
+        })? {
+            if !answer(stream.get_mut(), pod, &request)? {
                 return Ok(());
             }
             if request.wants("upgrade").is_some() {
@@ -88,15 +119,54 @@ impl Apps {
     }
 }
 
+/// Whether the first bytes are those of HTTP/2.
+fn starts_http2(stream: &TcpStream) -> io::Result<bool> {
+    let mut first = [0; 3];
+    for _ in 0..1000 {
+        match stream.peek(&mut first)? {
+            0 => return Ok(false),
+            3 => return Ok(first == *b"PRI"),
+            // Until there is enough to tell.
+            _ => std::thread::park_timeout(Duration::from_millis(1)),
+        }
+    }
+    Ok(false)
+}
+
 struct Request {
     method: String,
     path: String,
     headers: Vec<(String, String)>,
     body: Vec<u8>,
+    trailers: Vec<(String, String)>,
+    attempt: usize,
 }
 
 impl Request {
-    fn read(stream: &mut BufReader<TcpStream>) -> io::Result<Option<Self>> {
+    /// A request of HTTP/2 without its body; its authority counts as host.
+    fn of(parts: &http::request::Parts) -> Self {
+        let mut headers = h2::lines(Some(&parts.headers));
+        if let Some(authority) = parts.uri.authority() {
+            headers.push(("host".to_owned(), authority.to_string()));
+        }
+        Self {
+            method: parts.method.to_string(),
+            path: parts
+                .uri
+                .path_and_query()
+                .map_or_else(String::new, ToString::to_string),
+            headers,
+            body: Vec::new(),
+            trailers: Vec::new(),
+            attempt: 1,
+        }
+    }
+
+    /// The next one of a connection; `note` is told its head and says which attempt it is.
+    fn read(
+        stream: &mut BufReader<TcpStream>,
+        note: impl FnOnce(&Self) -> usize,
+    ) -> io::Result<Option<Self>> {
         let first = line(stream)?;
         if first.is_empty() {
             return Ok(None);
@@ -107,15 +177,13 @@ impl Request {
             path: words.next().unwrap_or_default(),
             headers: Vec::new(),
             body: Vec::new(),
+            trailers: Vec::new(),
+            attempt: 1,
         };
-        loop {
-            let line = line(stream)?;
-            let Some((name, value)) = line.split_once(':') else {
-                break;
-            };
-            request
-                .headers
-                .push((name.to_lowercase(), value.trim().to_owned()));
+        request.headers = header_lines(stream)?;
+        request.attempt = note(&request);
+        if request.wants("early").is_some() {
+            return Ok(Some(request));
         }
         if request.header("expect") == "100-continue" {
             stream
@@ -130,11 +198,12 @@ impl Request {
                 let size = line(stream)?;
                 let size =
                     u64::from_str_radix(size.trim(), 16).map_err(|_| io::ErrorKind::InvalidData)?;
-                stream.take(size).read_to_end(&mut request.body)?;
-                line(stream)?;
                 if size == 0 {
+                    request.trailers = header_lines(stream)?;
                     break;
                 }
+                stream.take(size).read_to_end(&mut request.body)?;
+                line(stream)?;
             }
         } else if let Ok(length) = request.header("content-length").parse() {
             stream.take(length).read_to_end(&mut request.body)?;
@@ -163,12 +232,8 @@ impl Request {
 }
 
 /// Answers; `false` when the connection is over.
-fn answer(
-    stream: &mut TcpStream,
-    pod: &str,
-    request: &Request,
-    attempt: usize,
-) -> io::Result<bool> {
+fn answer(stream: &mut TcpStream, pod: &str, request: &Request) -> io::Result<bool> {
+    let attempt = request.attempt;
     if let Some(delay) = request.number("delay") {
         std::thread::park_timeout(Duration::from_millis(delay as u64));
     }
@@ -179,6 +244,19 @@ fn answer(
         socket2::SockRef::from(&*stream).set_linger(Some(Duration::ZERO))?;
         return Ok(false);
     }
+    if request.wants("early").is_some() {
+        let pod = format!("x-pod: {pod}\r\n");
+        let status = request.number("status").unwrap_or(200);
+        let head = format!("HTTP/1.1 {status} Early\r\n{pod}content-length: 0\r\n\r\n");
+        stream.write_all(head.as_bytes())?;
+        // The rest of the body is taken, so that the end is no reset.
+        let _ = io::copy(stream, &mut io::sink());
+        return Ok(false);
+    }
+    if request.wants("garbage").is_some() {
+        stream.write_all(b"\0\0garbage\r\n\r\n")?;
+        return Ok(false);
+    }
     let status = match (failing, request.number("status")) {
         (true, _) => request.number("code").unwrap_or(503),
         (false, Some(status)) => status,
@@ -187,7 +265,7 @@ fn answer(
     };
     let body = match request.number("size") {
         Some(size) => vec![b'x'; size],
-        None => seen(pod, request, attempt).to_string().into_bytes(),
+        None => seen(pod, request).to_string().into_bytes(),
     };
     let mut head = format!("HTTP/1.1 {status} Status\r\nx-pod: {pod}\r\n");
     if let Some((name, value)) = request.wants("header").and_then(|h| h.split_once(':')) {
@@ -220,14 +298,16 @@ fn answer(
             stream.write_all(piece)?;
             stream.write_all(b"\r\n")?;
         }
-        stream.write_all(b"0\r\n\r\n")?;
+        let trailer = request.wants("trailer").and_then(|t| t.split_once(':'));
+        let trailer = trailer.map_or_else(String::new, |(n, v)| format!("{n}: {v}\r\n"));
+        stream.write_all(format!("0\r\n{trailer}\r\n").as_bytes())?;
     } else {
         stream.write_all(&body)?;
     }
     Ok(true)
 }
 
-fn seen(pod: &str, request: &Request, attempt: usize) -> Value {
+fn seen(pod: &str, request: &Request) -> Value {
     json!({
         "pod": pod,
         "method": request.method,
@@ -235,7 +315,8 @@ fn seen(pod: &str, request: &Request, attempt: usize) -> Value {
         "headers": request.headers,
         "bytes": request.body.len(),
         "sum": request.body.iter().map(|b| u64::from(*b)).sum::<u64>(),
-        "attempt": attempt,
+        "trailers": request.trailers,
+        "attempt": request.attempt,
     })
 }
 
@@ -262,6 +343,17 @@ fn echo(mut stream: TcpStream, greeting: &[u8], when: When) -> io::Result<()> {
             return stream.shutdown(Shutdown::Write);
         }
         stream.write_all(&buffer[..read])?;
+        if buffer[..read].ends_with(b"close!") {
+            return Ok(());
+        }
+        if buffer[..read].ends_with(b"half!") {
+            stream.shutdown(Shutdown::Write)?;
+            // What the client still sends is taken until its end.
+            return io::copy(&mut stream, &mut io::sink()).map(drop);
+        }
+        if buffer[..read].ends_with(b"reset!") {
+            return socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+        }
     }
 }
 
@@ -273,6 +365,20 @@ fn echo_rest(mut stream: BufReader<TcpStream>) -> io::Result<()> {
             return Ok(());
         }
         stream.get_mut().write_all(&buffer[..read])?;
+        if buffer[..read].ends_with(b"close!") {
+            return Ok(());
+        }
+    }
+}
+
+fn header_lines(stream: &mut BufReader<TcpStream>) -> io::Result<Vec<(String, String)>> {
+    let mut lines = Vec::new();
+    loop {
+        let line = line(stream)?;
+        let Some((name, value)) = line.split_once(':') else {
+            return Ok(lines);
+        };
+        lines.push((name.to_lowercase(), value.trim().to_owned()));
     }
 }
 

@@ -1,18 +1,41 @@
-//! What a scenario asks, and what it says about the answers.
+//! What a scenario has to ask with: its service, requests of HTTP/1.1, connections.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
-
+use super::Scenario;
+use super::access_log::{AccessLog, Expected};
 use super::app::Apps;
-use crate::http::{Answer, Connection};
+use super::call::{Call, H2};
+use super::got::Got;
+use crate::hbone::{Client, Issuer};
+use crate::http::Connection;
+use crate::peers::Interop;
+use crate::wait::until_or;
 
 /// `Err` says what is not as it should be.
 pub type Verdict = Result<(), String>;
+
+/// What all scenarios of a run share.
+#[derive(Debug)]
+pub struct Ground {
+    /// The applications behind the waypoint.
+    pub apps: Apps,
+    /// Where the waypoint takes tunnels.
+    pub waypoint: SocketAddr,
+    /// Where it shows what it does.
+    pub admin: SocketAddr,
+    /// The state directory of the mesh, for its CA.
+    pub state: PathBuf,
+    /// The directory of the manifests.
+    pub manifests: PathBuf,
+    /// The gRPC interoperability programs, where they can be had.
+    pub interop: Option<Interop>,
+}
 
 /// A scenario's service, with a client before it and the applications behind it.
 #[derive(Debug)]
@@ -21,18 +44,113 @@ pub struct Site<'a> {
     pub host: String,
     /// Its address.
     pub vip: IpAddr,
-    apps: &'a Apps,
+    /// What it shares with the others.
+    pub ground: &'a Ground,
+    scenario: &'a Scenario,
+    pub(super) expected: Expected,
 }
 
 static REQUESTS: AtomicU64 = AtomicU64::new(0);
-const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 244, 20, 1));
-const TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 244, 20, 1));
+pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// An id for a request that no other has.
+pub(super) fn next_id() -> String {
+    REQUESTS.fetch_add(1, Ordering::Relaxed).to_string()
+}
 
 impl<'a> Site<'a> {
-    /// The service of that name and address.
+    /// The scenario with the name and address of its service.
     #[must_use]
-    pub fn new(host: String, vip: IpAddr, apps: &'a Apps) -> Self {
-        Self { host, vip, apps }
+    pub fn new(scenario: &'a Scenario, host: String, vip: IpAddr, ground: &'a Ground) -> Self {
+        Self {
+            host,
+            vip,
+            ground,
+            scenario,
+            expected: Expected::default(),
+        }
+    }
+
+    /// Whether the access log says of the requests so far what it should.
+    ///
+    /// # Errors
+    /// What it says else.
+    pub fn logged(&self, log: &AccessLog) -> Verdict {
+        self.expected.check(log, |address| address.ip() == self.vip)
+    }
+
+    /// The access log has to have a line with these flags for that port, of a request or connection without an id.
+    pub fn also_logged(&self, port: u16, flags: &str) {
+        self.logged_at(SocketAddr::new(self.vip, port), flags);
+    }
+
+    /// The same for an address that is not the service's.
+    pub fn logged_at(&self, address: SocketAddr, flags: &str) {
+        self.expected.other(address, flags);
+    }
+
+    /// There may be lines with these flags, without an id: what is logged is a matter of time.
+    pub fn may_log(&self, flags: &str) {
+        self.expected.perhaps(flags);
+    }
+
+    /// A gRPC call with one message, on port 90.
+    #[must_use]
+    pub fn grpc(&self, message: &[u8]) -> Call<'_> {
+        Call::grpc(self, message)
+    }
+
+    /// An HTTP/2 request, on port 82.
+    #[must_use]
+    pub fn http2(&self, method: &'static str, path: &str) -> Call<'_> {
+        Call::http2(self, method, path)
+    }
+
+    /// An HTTP/2 connection of the client.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn http2_connection(&self, port: u16) -> Result<H2<'_>, String> {
+        H2::connect(self, port)
+    }
+
+    /// Replaces the scenario's own manifests, at once.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn replace_manifests(&self, text: &str) -> Verdict {
+        let path = self.ground.manifests.join(super::file_of(&self.host));
+        let beside = path.with_extension("new");
+        std::fs::write(&beside, super::text(self.scenario, text, &self.host))
+            .and_then(|()| std::fs::rename(&beside, &path))
+            .map_err(|e| format!("write {}: {e}", path.display()))
+    }
+
+    /// The pods that saw a request, in order.
+    pub(super) fn pods_of(&self, id: &str) -> Vec<String> {
+        self.ground.apps.pods(id)
+    }
+
+    /// Opens a tunnel to an address as the client's node proxy would, and gives what comes back of some bytes.
+    ///
+    /// # Errors
+    /// When it is refused or breaks.
+    pub fn tunnel(&self, to: SocketAddr, bytes: &[u8]) -> Result<Vec<u8>, String> {
+        let leaf = Issuer::of_mesh(&self.ground.state)
+            .leaf("spiffe://cluster.local/ns/scenarios/sa/client");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|e| e.to_string())?;
+        let exchange = async {
+            let mut client =
+                Client::connect(Some(CLIENT), self.ground.waypoint, Some(&leaf)).await?;
+            client.exchange(&to.to_string(), &[], bytes).await
+        };
+        runtime
+            .block_on(exchange)
+            .map_err(|e: crate::hbone::DialError| e.to_string())
     }
 
     /// `GET` on port 80.
@@ -51,6 +169,7 @@ impl<'a> Site<'a> {
             port: 80,
             headers: Vec::new(),
             body: Vec::new(),
+            flags: "-".to_owned(),
         }
     }
 
@@ -98,7 +217,15 @@ impl<'a> Site<'a> {
     /// # Errors
     /// When there is no connection.
     pub fn raw(&self, bytes: &[u8]) -> Result<String, String> {
-        let mut connection = self.connection(80)?;
+        self.raw_on(80, bytes)
+    }
+
+    /// The same on another port.
+    ///
+    /// # Errors
+    /// When there is no connection.
+    pub fn raw_on(&self, port: u16, bytes: &[u8]) -> Result<String, String> {
+        let mut connection = self.connection(port)?;
         let got = connection.raw(bytes, 1 << 20).map_err(|e| e.to_string())?;
         Ok(String::from_utf8_lossy(&got).into_owned())
     }
@@ -135,9 +262,17 @@ pub struct Ask<'a> {
     port: u16,
     headers: Vec<(String, String)>,
     body: Vec<u8>,
+    flags: String,
 }
 
-impl Ask<'_> {
+impl<'a> Ask<'a> {
+    /// What the access log has to say about it; no flag unless this is called.
+    #[must_use]
+    pub fn flags(mut self, flags: &str) -> Self {
+        flags.clone_into(&mut self.flags);
+        self
+    }
+
     /// To another port.
     #[must_use]
     pub fn port(mut self, port: u16) -> Self {
@@ -179,172 +314,78 @@ impl Ask<'_> {
     /// # Errors
     /// When there is no answer.
     pub fn send_on(self, connection: &mut Connection) -> Result<Got, String> {
-        let id = REQUESTS.fetch_add(1, Ordering::Relaxed).to_string();
-        let mut headers: Vec<(&str, &str)> = self
-            .headers
-            .iter()
-            .map(|(n, v)| (n.as_str(), v.as_str()))
-            .collect();
-        headers.push(("x-id", &id));
+        let id = self.begin();
         let started = Instant::now();
         let answer = connection
-            .request(&self.method, &self.path, &headers, &self.body)
+            .request(&self.method, &self.path, &self.lines(&id), &self.body)
             .map_err(|e| format!("{} {}: {e}", self.method, self.path))?;
         let took = started.elapsed();
+        self.site.expected.answered(&id, answer.status);
         Ok(Got {
             answer,
             took,
-            pods: self.site.apps.pods(&id),
+            pods: self.site.pods_of(&id),
         })
     }
+
+    /// Sends it on a connection of its own and comes back once an application has it.
+    ///
+    /// # Errors
+    /// When no application gets it.
+    pub fn start(self) -> Result<Pending<'a>, String> {
+        let id = self.begin();
+        let started = Instant::now();
+        let mut connection = self.site.connection(self.port)?;
+        connection
+            .send(&self.method, &self.path, &self.lines(&id), &self.body)
+            .map_err(|e| format!("{} {}: {e}", self.method, self.path))?;
+        if !until_or(TIMEOUT, || !self.site.pods_of(&id).is_empty()) {
+            return Err("no application got it".to_owned());
+        }
+        Ok(Pending {
+            site: self.site,
+            method: self.method,
+            id,
+            connection,
+            started,
+        })
+    }
+
+    fn begin(&self) -> String {
+        let id = next_id();
+        self.site.expected.request(&id, &self.flags);
+        id
+    }
+
+    fn lines<'l>(&'l self, id: &'l str) -> Vec<(&'l str, &'l str)> {
+        let lines = self.headers.iter().map(|(n, v)| (n.as_str(), v.as_str()));
+        lines.chain([("x-id", id)]).collect()
+    }
 }
 
-/// An answer, and what can be said about it.
+/// A request that an application has and that is not answered yet. Dropped, its client goes away.
 #[derive(Debug)]
-pub struct Got {
-    /// The answer.
-    pub answer: Answer,
-    /// How long it took.
-    pub took: Duration,
-    /// The pods that had seen the request by then, in order.
-    pub pods: Vec<String>,
+pub struct Pending<'a> {
+    site: &'a Site<'a>,
+    method: String,
+    id: String,
+    connection: Connection,
+    started: Instant,
 }
 
-impl Got {
-    /// A header, empty when it is not there.
-    #[must_use]
-    pub fn header(&self, name: &str) -> &str {
-        self.answer.header(name).unwrap_or("")
-    }
-
-    /// What the application saw.
-    #[must_use]
-    pub fn seen(&self, what: &str) -> Value {
-        self.answer.json()[what].clone()
-    }
-
-    /// All values of a header that the application saw, joined by commas.
-    #[must_use]
-    pub fn seen_header(&self, name: &str) -> String {
-        let headers = self.seen("headers");
-        let values = headers.as_array().into_iter().flatten();
-        let values = values
-            .filter(|pair| pair[0] == name)
-            .filter_map(|pair| pair[1].as_str());
-        values.collect::<Vec<_>>().join(",")
-    }
-
-    /// The status has to be this.
+impl Pending<'_> {
+    /// Waits for the answer.
     ///
     /// # Errors
-    /// When it is another.
-    pub fn status(self, want: u16) -> Result<Self, String> {
-        if self.answer.status == want {
-            return Ok(self);
-        }
-        let body = String::from_utf8_lossy(&self.answer.body)
-            .chars()
-            .take(120)
-            .collect::<String>();
-        Err(format!(
-            "status {}, want {want}; body {body:?}",
-            self.answer.status
-        ))
-    }
-
-    /// The pod that answered has to be this.
-    ///
-    /// # Errors
-    /// When it is another.
-    pub fn pod(self, want: &str) -> Result<Self, String> {
-        let got = self.header("x-pod").to_owned();
-        same("pod", &got, want).map(|()| self)
-    }
-
-    /// A header of the answer has to be this; empty: has not to be there.
-    ///
-    /// # Errors
-    /// When it is another.
-    pub fn with(self, name: &str, want: &str) -> Result<Self, String> {
-        let got = self.header(name).to_owned();
-        same(name, &got, want).map(|()| self)
-    }
-
-    /// A header of the request, as the application saw it, has to be this; empty: has not to be there.
-    ///
-    /// # Errors
-    /// When it is another.
-    pub fn saw(self, name: &str, want: &str) -> Result<Self, String> {
-        let got = self.seen_header(name);
-        same(&format!("request header {name}"), &got, want).map(|()| self)
-    }
-
-    /// The path that the application saw has to be this.
-    ///
-    /// # Errors
-    /// When it is another.
-    pub fn path(self, want: &str) -> Result<Self, String> {
-        let got = self.seen("path");
-        same("path", got.as_str().unwrap_or(""), want).map(|()| self)
-    }
-
-    /// The body has to be this.
-    ///
-    /// # Errors
-    /// When it is another.
-    pub fn text(self, want: &str) -> Result<Self, String> {
-        let got = String::from_utf8_lossy(&self.answer.body).into_owned();
-        same("body", &got, want).map(|()| self)
-    }
-
-    /// The body has to contain this.
-    ///
-    /// # Errors
-    /// When it does not.
-    pub fn containing(self, want: &str) -> Result<Self, String> {
-        let got = String::from_utf8_lossy(&self.answer.body).into_owned();
-        if got.contains(want) {
-            Ok(self)
-        } else {
-            Err(format!("body {got:?}, want {want:?} in it"))
-        }
-    }
-
-    /// The applications have to have seen it so often.
-    ///
-    /// # Errors
-    /// When it was another number.
-    pub fn attempts(self, want: usize) -> Result<Self, String> {
-        same("attempts", &self.pods.len().to_string(), &want.to_string()).map(|()| self)
-    }
-
-    /// It has to have taken so long, in milliseconds.
-    ///
-    /// # Errors
-    /// When it did not.
-    pub fn within(self, from: u64, to: u64) -> Result<Self, String> {
-        let took = self.took.as_millis();
-        if (u128::from(from)..=u128::from(to)).contains(&took) {
-            Ok(self)
-        } else {
-            Err(format!("took {took} ms, want {from} to {to}"))
-        }
-    }
-
-    /// The end of the chain.
-    ///
-    /// # Errors
-    /// Never.
-    pub fn done(self) -> Verdict {
-        Ok(())
-    }
-}
-
-/// Two texts have to be the same.
-fn same(what: &str, got: &str, want: &str) -> Verdict {
-    if got == want {
-        Ok(())
-    } else {
-        Err(format!("{what} {got:?}, want {want:?}"))
+    /// When there is none.
+    pub fn answer(mut self) -> Result<Got, String> {
+        let answer = self.connection.answer(&self.method);
+        let answer = answer.map_err(|e| format!("the answer: {e}"))?;
+        self.site.expected.answered(&self.id, answer.status);
+        Ok(Got {
+            answer,
+            took: self.started.elapsed(),
+            pods: self.site.pods_of(&self.id),
+        })
     }
 }

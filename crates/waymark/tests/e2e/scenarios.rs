@@ -1,31 +1,32 @@
 //! The scenario suite: the same list against our waypoint and against a stock Envoy; the table is `docs/compat-scenarios.md`.
 
+use std::net::SocketAddr;
 use std::path::Path;
 
 use waymark_testkit::mesh::Mesh;
 use waymark_testkit::netns::isolated;
-use waymark_testkit::peers;
+use waymark_testkit::peers::{self, Interop};
 use waymark_testkit::scenarios::app::Apps;
-use waymark_testkit::scenarios::{Column, Scenario, Site, WAYPOINT, all, manifests, report};
+use waymark_testkit::scenarios::{
+    Column, FORMAT, Ground, Scenario, WAYPOINT, all, files, needs_interop, report, verdicts,
+};
 
 use crate::envoy::everything_is_acknowledged;
 use crate::waymark;
 
 #[test]
 fn every_scenario_comes_out_as_expected_whoever_serves() {
-    let envoy = peers::envoy();
+    let (envoy, interop) = (peers::envoy(), peers::grpc_interop());
     isolated(|| {
-        let scenarios = chosen();
+        let scenarios = chosen(interop.is_some());
+        let whole = scenarios.len() == all().len();
+        let _server = interop.as_ref().map(|programs| programs.serve(10_000));
         let apps = Apps::start();
-        let mut columns = vec![column("waymark", &scenarios, &apps, &[])];
+        let column = |name, args: &[&str]| column(name, &scenarios, (&apps, &interop), args);
+        let mut columns = vec![column("waymark", &[])];
         if let Some(envoy) = &envoy {
             let binary = format!("envoy={}", envoy.display());
-            columns.push(column(
-                "envoy",
-                &scenarios,
-                &apps,
-                &["--waypoint-binary", &binary],
-            ));
+            columns.push(column("envoy", &["--waypoint-binary", &binary]));
         }
         let (table, failures) = report(&scenarios, &columns);
         say(&table);
@@ -36,38 +37,58 @@ fn every_scenario_comes_out_as_expected_whoever_serves() {
             scenarios.len(),
             failures.join("\n")
         );
-        if columns.len() == 2 && std::env::var_os(ONLY).is_none() {
+        if columns.len() == 2 && whole {
             documented(&table);
         }
     });
 }
 
-/// Some of them, where the environment says so.
-fn chosen() -> Vec<Scenario> {
+/// Some of them, where the environment says so, and those whose programs are there.
+fn chosen(interop: bool) -> Vec<Scenario> {
     let only = std::env::var(ONLY).unwrap_or_default();
     all()
         .into_iter()
         .filter(|scenario| scenario.name.contains(&only))
+        .filter(|scenario| interop || !needs_interop(scenario))
         .collect()
 }
 
-fn column(name: &'static str, scenarios: &[Scenario], apps: &Apps, args: &[&str]) -> Column {
+fn column(
+    name: &'static str,
+    scenarios: &[Scenario],
+    (apps, interop): (&Apps, &Option<Interop>),
+    args: &[&str],
+) -> Column {
     let directory = tempfile::tempdir().unwrap();
-    std::fs::write(
-        directory.path().join("scenarios.yaml"),
-        manifests(scenarios),
-    )
-    .unwrap();
-    let directory = directory.path().to_str().unwrap();
-    let mesh = Mesh::start(waymark(), &[&[directory], args].concat());
-    let verdicts = (0..)
-        .zip(scenarios)
-        .map(|(place, scenario)| {
-            let host = Scenario::host(place);
-            let vip = mesh.service(&host).ip();
-            (scenario.run)(&Site::new(host, vip, apps))
-        })
-        .collect();
+    let manifests = directory.path().join("mesh");
+    std::fs::create_dir(&manifests).unwrap();
+    for (file, text) in files(scenarios) {
+        std::fs::write(manifests.join(file), text).unwrap();
+    }
+    let access_log = directory.path().join("access.log");
+    let settings = [
+        format!(
+            "--controlplane-arg=--access-log-file={}",
+            access_log.display()
+        ),
+        format!("--controlplane-arg=--access-log-format={FORMAT}"),
+    ];
+    let mut all_args = vec![manifests.to_str().unwrap()];
+    all_args.extend(settings.iter().map(String::as_str));
+    all_args.extend(args);
+    let mesh = Mesh::start(waymark(), &all_args);
+    let admin = mesh.waypoint_admin(WAYPOINT);
+    let ground = Ground {
+        apps: apps.clone(),
+        waypoint: SocketAddr::new(admin.ip(), 15008),
+        admin,
+        state: mesh.state().to_owned(),
+        manifests,
+        interop: interop.clone(),
+    };
+    let verdicts = verdicts(scenarios, &ground, &access_log, |host| {
+        mesh.service(host).ip()
+    });
     everything_is_acknowledged(&mesh, WAYPOINT);
     Column { name, verdicts }
 }

@@ -1,9 +1,10 @@
 //! Bodies, framing, and the connection of an HTTP/1.1 client.
 
 use std::io::{Read, Write};
+use std::net::TcpStream;
 
 use super::{differs, scenario};
-use crate::scenarios::{Known, Scenario};
+use crate::scenarios::{Known, Scenario, Site, Verdict};
 
 fn chunked(pieces: &[&[u8]]) -> Vec<u8> {
     let mut text =
@@ -26,6 +27,48 @@ fn containing(got: &str, want: &str) -> Result<(), String> {
             "{:?}, want {want:?} in it",
             got.chars().take(400).collect::<String>()
         ))
+    }
+}
+
+/// Reads a head, up to its empty line.
+fn head(stream: &mut TcpStream) -> Result<String, String> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream
+            .read_exact(&mut byte)
+            .map_err(|e| format!("{:?}: {e}", String::from_utf8_lossy(&head)))?;
+        head.push(byte[0]);
+    }
+    Ok(String::from_utf8_lossy(&head).into_owned())
+}
+
+/// A WebSocket on which each of the words came back.
+fn websocket(site: &Site<'_>, words: &[&str]) -> Result<TcpStream, String> {
+    let mut stream = site.connect(80)?;
+    let text = b"GET / HTTP/1.1\r\nhost: h\r\nx-do: upgrade\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n";
+    stream.write_all(text).map_err(|e| e.to_string())?;
+    containing(&head(&mut stream)?, "HTTP/1.1 101 Switching Protocols\r\n")?;
+    for word in words {
+        stream
+            .write_all(word.as_bytes())
+            .map_err(|e| e.to_string())?;
+        let mut back = vec![0; word.len()];
+        stream
+            .read_exact(&mut back)
+            .map_err(|e| format!("{word}: {e}"))?;
+        if back != word.as_bytes() {
+            return Err(format!("{back:?} for {word}"));
+        }
+    }
+    Ok(stream)
+}
+
+/// The other side has nothing more to say.
+fn ended(mut stream: TcpStream) -> Verdict {
+    match stream.read(&mut [0; 1]) {
+        Ok(0) => Ok(()),
+        other => Err(format!("{other:?} instead of the end")),
     }
 }
 
@@ -122,6 +165,84 @@ pub(super) const LIST: &[Scenario] = &[
             containing(&rest, "\"bytes\":5")
         },
     ),
+    scenario(
+        "body: 100-continue is not answered where the application declines",
+        "",
+        |site| {
+            let mut stream = site.connect(80)?;
+            let text = b"POST / HTTP/1.1\r\nhost: h\r\nx-do: early status=417\r\nexpect: 100-continue\r\ncontent-length: 5\r\n\r\n";
+            stream.write_all(text).map_err(|e| e.to_string())?;
+            containing(&head(&mut stream)?, "HTTP/1.1 417 Expectation Failed\r\n")
+        },
+    ),
+    scenario(
+        "body: an answer before the request is complete",
+        "",
+        |site| {
+            site.may_log("DC");
+            let mut stream = site.connect(80)?;
+            let text = b"POST / HTTP/1.1\r\nhost: h\r\nx-do: early status=413\r\ncontent-length: 100000\r\n\r\nbegin";
+            stream.write_all(text).map_err(|e| e.to_string())?;
+            containing(&head(&mut stream)?, "HTTP/1.1 413 Payload Too Large\r\n")
+        },
+    ),
+    scenario(
+        "body: extensions and trailers of chunks go no further",
+        "",
+        |site| {
+            let text = b"POST / HTTP/1.1\r\nhost: h\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n3;ext=1\r\nabc\r\n0\r\nx-end: 1\r\n\r\n";
+            let got = site.raw(text)?;
+            containing(&got, "\"bytes\":3")?;
+            containing(&got, "\"trailers\":[]")
+        },
+    ),
+    scenario(
+        "body: trailers of a chunked answer go no further",
+        "",
+        |site| {
+            let text = b"GET / HTTP/1.1\r\nhost: h\r\nconnection: close\r\nx-do: chunked size=10 trailer=x-sum:1\r\n\r\n";
+            let got = site.raw(text)?;
+            containing(&got, "xxxxxxxxxx\r\n0\r\n\r\n")
+        },
+    ),
+    scenario("body: an empty one keeps its length of 0", "", |site| {
+        let text = b"POST / HTTP/1.1\r\nhost: h\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+        containing(&site.raw(text)?, "[\"content-length\",\"0\"]")
+    }),
+    scenario("body: GET may have one", "", |site| {
+        let got = site
+            .ask("GET", "/")
+            .body(vec![1; 1000])
+            .send()?
+            .status(200)?;
+        containing(&got.seen("bytes").to_string(), "1000")
+    }),
+    scenario("connection: a target with scheme and host", "", |site| {
+        let text = b"GET http://other.example/x?y HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n";
+        let got = site.raw(text)?;
+        containing(&got, "\"path\":\"/x?y\"")?;
+        containing(&got, "[\"host\",\"other.example\"]")
+    }),
+    differs(
+        Known {
+            of: "waymark",
+            reason: "closes the connection without an answer",
+        },
+        scenario(
+            "connection: two lengths of content that differ are refused",
+            "",
+            |site| {
+                site.also_logged(80, "DPE");
+                let text = b"POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 3\r\ncontent-length: 4\r\n\r\nabc";
+                containing(&site.raw(text)?, "HTTP/1.1 400 Bad Request\r\n")
+            },
+        ),
+    ),
+    scenario("connection: CONNECT is refused", "", |site| {
+        site.also_logged(80, "NR");
+        let text = b"CONNECT other.example:443 HTTP/1.1\r\nhost: other.example:443\r\n\r\n";
+        containing(&site.raw(text)?, "HTTP/1.1 404 Not Found\r\n")
+    }),
     scenario("connection: stays for the next request", "", |site| {
         let mut connection = site.connection(80)?;
         for _ in 0..5 {
@@ -171,6 +292,7 @@ pub(super) const LIST: &[Scenario] = &[
             reason: "answers 426 too, with HTTP/1.0 in the status line",
         },
         scenario("connection: HTTP/1.0 is refused", "", |site| {
+            site.also_logged(80, "DPE");
             containing(
                 &site.raw(b"GET / HTTP/1.0\r\nhost: h\r\n\r\n")?,
                 "HTTP/1.1 426 Upgrade Required\r\n",
@@ -183,6 +305,7 @@ pub(super) const LIST: &[Scenario] = &[
             reason: "closes the connection without an answer",
         },
         scenario("connection: what is no HTTP is refused", "", |site| {
+            site.also_logged(80, "DPE");
             containing(
                 &site.raw(b"GET / HTTP/1.1\r\nbad header line\r\n\r\n")?,
                 "HTTP/1.1 400 Bad Request\r\n",
@@ -195,6 +318,7 @@ pub(super) const LIST: &[Scenario] = &[
             reason: "takes the chunks, as RFC 9112 allows, and passes no content-length on",
         },
         scenario("connection: two lengths are refused", "", |site| {
+            site.also_logged(80, "DPE");
             let text = b"POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n";
             containing(&site.raw(text)?, "HTTP/1.1 400 Bad Request\r\n")
         }),
@@ -218,6 +342,7 @@ pub(super) const LIST: &[Scenario] = &[
             "connection: headers that are too long are refused",
             "",
             |site| {
+                site.also_logged(80, "DPE");
                 let text = format!(
                     "GET / HTTP/1.1\r\nhost: h\r\nx-long: {}\r\n\r\n",
                     "x".repeat(70_000)
@@ -262,35 +387,39 @@ pub(super) const LIST: &[Scenario] = &[
         },
     ),
     scenario("upgrade: WebSocket passes bytes both ways", "", |site| {
-        let mut stream = site.connect(80)?;
-        let text = b"GET / HTTP/1.1\r\nhost: h\r\nx-do: upgrade\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n";
-        stream.write_all(text).map_err(|e| e.to_string())?;
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            let mut byte = [0];
-            stream
-                .read_exact(&mut byte)
-                .map_err(|e| format!("{:?}: {e}", String::from_utf8_lossy(&head)))?;
-            head.push(byte[0]);
-        }
-        containing(
-            &String::from_utf8_lossy(&head),
-            "HTTP/1.1 101 Switching Protocols\r\n",
-        )?;
-        for word in ["hello", "again"] {
-            stream
-                .write_all(word.as_bytes())
-                .map_err(|e| e.to_string())?;
-            let mut back = [0; 5];
-            stream
-                .read_exact(&mut back)
-                .map_err(|e| format!("{word}: {e}"))?;
-            if back != *word.as_bytes() {
-                return Err(format!("{back:?} for {word}"));
-            }
-        }
-        Ok(())
+        site.may_log("DC");
+        websocket(site, &["hello", "again"]).map(drop)
     }),
+    scenario("upgrade: WebSocket that the application ends", "", |site| {
+        site.may_log("UC");
+        ended(websocket(site, &["hello", "close!"])?)
+    }),
+    differs(
+        Known {
+            of: "waymark",
+            reason: "which side ended a WebSocket is not in the access log",
+        },
+        scenario(
+            "upgrade: which side ended a WebSocket is in the access log",
+            "",
+            |site| {
+                site.also_logged(80, "UC");
+                ended(websocket(site, &["hello", "close!"])?)?;
+                site.also_logged(80, "DC");
+                websocket(site, &["hello"]).map(drop)
+            },
+        ),
+    ),
+    scenario(
+        "upgrade: an application that does not switch answers",
+        "",
+        |site| {
+            let text = b"GET / HTTP/1.1\r\nhost: h\r\nx-do: status=400 size=0\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n";
+            let mut stream = site.connect(80)?;
+            stream.write_all(text).map_err(|e| e.to_string())?;
+            containing(&head(&mut stream)?, "HTTP/1.1 400 Bad Request\r\n")
+        },
+    ),
     scenario(
         "upgrade: one that is not for WebSocket is refused",
         "",

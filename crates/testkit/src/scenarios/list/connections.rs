@@ -2,6 +2,8 @@
 
 use std::io::{Read, Write};
 
+use super::failures::service;
+use super::routing::rules;
 use super::{differs, scenario};
 use crate::scenarios::{Known, Scenario, Site, Verdict};
 
@@ -19,6 +21,28 @@ fn echoed(site: &Site<'_>, port: u16, bytes: &[u8]) -> Verdict {
         Ok(())
     } else {
         Err(format!("{} bytes came back of {}", rest.len(), want.len()))
+    }
+}
+
+/// The whole of what an application said that ended the connection.
+fn ended(got: &[u8], want: &[u8]) -> Verdict {
+    if got.starts_with(b"echo-v") && got.ends_with(want) {
+        Ok(())
+    } else {
+        Err(format!("{:?}", String::from_utf8_lossy(got)))
+    }
+}
+
+/// A connection on which nothing comes but its end.
+fn closed(site: &Site<'_>, port: u16) -> Verdict {
+    let mut stream = site.connect(port)?;
+    // It may be over before that.
+    let _ = stream.write_all(b"x");
+    let mut got = Vec::new();
+    match stream.read_to_end(&mut got) {
+        Ok(0) => Ok(()),
+        Err(e) if e.kind() == std::io::ErrorKind::ConnectionReset => Ok(()),
+        other => Err(format!("{other:?} instead of the end")),
     }
 }
 
@@ -98,6 +122,91 @@ pub(super) const LIST: &[Scenario] = &[
             } else {
                 Err(format!("{greeting:?}"))
             }
+        },
+    ),
+    scenario("tcp: the application ends the connection", "", |site| {
+        let mut stream = site.connect(9000)?;
+        stream.write_all(b"close!").map_err(|e| e.to_string())?;
+        let mut got = Vec::new();
+        stream.read_to_end(&mut got).map_err(|e| e.to_string())?;
+        ended(&got, b"close!")
+    }),
+    scenario("tcp: the application ends its half", "", |site| {
+        let mut stream = site.connect(9000)?;
+        stream.write_all(b"half!").map_err(|e| e.to_string())?;
+        let mut got = Vec::new();
+        stream.read_to_end(&mut got).map_err(|e| e.to_string())?;
+        // The other half is still open.
+        stream
+            .write_all(&[1; 100_000])
+            .map_err(|e| format!("send after its end: {e}"))?;
+        ended(&got, b"half!")
+    }),
+    scenario("tcp: the application resets the connection", "", |site| {
+        let mut stream = site.connect(9000)?;
+        stream.write_all(b"reset!").map_err(|e| e.to_string())?;
+        let mut got = Vec::new();
+        // What was sent may be overtaken; the connection is over in any case.
+        match stream.read_to_end(&mut got) {
+            Err(e) if e.kind() != std::io::ErrorKind::ConnectionReset => Err(e.to_string()),
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }),
+    scenario(
+        "tcp: a service without endpoints",
+        service!("nobody", "tcp, port: 9000"),
+        |site| {
+            site.also_logged(9000, "UH");
+            closed(site, 9000)
+        },
+    ),
+    scenario(
+        "tcp: an application that does not listen",
+        service!("absent", "tcp, port: 9000"),
+        |site| {
+            site.may_log("UF,URX");
+            site.may_log("UR");
+            closed(site, 9000)
+        },
+    ),
+    differs(
+        Known {
+            of: "waymark",
+            reason: "a tunnel that the application's node refuses counts as a connection that failed: flags UF and URX, and other endpoints are tried",
+        },
+        scenario(
+            "tcp: an application that does not listen counts as one that reset",
+            service!("absent", "tcp, port: 9000"),
+            |site| {
+                site.also_logged(9000, "UR");
+                closed(site, 9000)
+            },
+        ),
+    ),
+    scenario(
+        "tcp: more connections than a circuit breaker admits are closed",
+        concat!(
+            "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: HOST, namespace: scenarios}\n",
+            "spec:\n  host: HOST\n  trafficPolicy: {connectionPool: {tcp: {maxConnections: 1}}}\n"
+        ),
+        |site| {
+            let mut first = site.connect(9000)?;
+            first.write_all(b"x").map_err(|e| e.to_string())?;
+            first.read_exact(&mut [0; 9]).map_err(|e| e.to_string())?;
+            site.also_logged(9000, "UO");
+            closed(site, 9000)
+        },
+    ),
+    scenario(
+        "undeclared protocol: no route for what turns out to be HTTP is 404",
+        rules!("  - match: [{uri: {prefix: /only}}]\n    route: [{destination: {host: HOST}}]\n"),
+        |site| {
+            site.get("/")
+                .port(7000)
+                .flags("NR")
+                .send()?
+                .status(404)?
+                .done()
         },
     ),
 ];

@@ -1,8 +1,34 @@
 //! Time limits, retries, and applications that fail or are not there.
 
+use std::net::SocketAddr;
+
 use super::routing::{rules, with};
-use super::scenario;
-use crate::scenarios::Scenario;
+use super::{differs, scenario};
+use crate::scenarios::{ANY, Known, Scenario, Site, Verdict};
+
+/// The scenario's service in front of the pods of some application, with one port.
+macro_rules! service {
+    ($app:expr, $port:expr) => {
+        concat!(
+            "apiVersion: v1\nkind: Service\nmetadata: {name: HOST, namespace: scenarios}\nspec:\n  selector: {app: ",
+            $app,
+            "}\n  ports:\n  - {name: ",
+            $port,
+            "}\n"
+        )
+    };
+}
+pub(super) use service;
+
+/// A tunnel that no chain serves is opened and closed at once.
+fn unserved(site: &Site<'_>, to: SocketAddr) -> Verdict {
+    site.logged_at(to, "NR");
+    match site.tunnel(to, b"GET / HTTP/1.1\r\nhost: h\r\n\r\n") {
+        Ok(bytes) if !bytes.is_empty() => Err(format!("{} bytes came back", bytes.len())),
+        // Whether it is ended or reset is nothing that a client sees through its node proxy.
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
 
 pub(super) const LIST: &[Scenario] = &[
     scenario(
@@ -11,11 +37,12 @@ pub(super) const LIST: &[Scenario] = &[
         |site| {
             let got = site
                 .get("/")
-                .having("delay=2000")
+                .having("delay=3000")
+                .flags("UT")
                 .send()?
                 .status(504)?
                 .text("upstream request timeout")?;
-            got.with("server", "istio-envoy")?.within(280, 900)?.done()
+            got.with("server", "istio-envoy")?.within(280, 2900)?.done()
         },
     ),
     scenario("timeout: none without one", "", |site| {
@@ -23,7 +50,7 @@ pub(super) const LIST: &[Scenario] = &[
             .having("delay=1200")
             .send()?
             .status(200)?
-            .within(1200, 3000)?
+            .within(1200, 9000)?
             .done()
     }),
     scenario(
@@ -31,10 +58,11 @@ pub(super) const LIST: &[Scenario] = &[
         with!("    retries: {attempts: 2, perTryTimeout: 0.2s, retryOn: 'gateway-error,reset'}\n"),
         |site| {
             site.get("/")
-                .having("delay=1000")
+                .having("delay=3000")
+                .flags("URX,UT")
                 .send()?
                 .status(504)?
-                .within(580, 2000)?
+                .within(580, 2900)?
                 .done()
         },
     ),
@@ -76,6 +104,7 @@ pub(super) const LIST: &[Scenario] = &[
         |site| {
             site.get("/")
                 .having("fail=9 code=500")
+                .flags("URX")
                 .send()?
                 .status(500)?
                 .attempts(4)?
@@ -216,6 +245,7 @@ pub(super) const LIST: &[Scenario] = &[
             let got = site
                 .get("/")
                 .having("reset")
+                .flags("UC")
                 .send()?
                 .status(503)?
                 .attempts(1)?;
@@ -226,16 +256,38 @@ pub(super) const LIST: &[Scenario] = &[
     scenario(
         "failure: an answer that breaks off breaks off for the client",
         with!("    retries: {attempts: 0}\n"),
-        |site| match site.get("/").having("cut size=100000").send() {
+        |site| match site.get("/").having("cut size=100000").flags("UPE").send() {
             Err(why) if why.contains("cut short") || why.contains("reset") => Ok(()),
             other => Err(format!("{other:?}")),
         },
     ),
     scenario(
-        "failure: a service without endpoints is 503",
-        "apiVersion: v1\nkind: Service\nmetadata: {name: HOST, namespace: scenarios}\nspec:\n  selector: {app: nobody}\n  ports:\n  - {name: http, port: 80}\n",
+        "failure: an application that answers with what is no HTTP is 502",
+        with!("    retries: {attempts: 0}\n"),
+        |site| {
+            let got = site.get("/").having("garbage").flags("UPE").send()?;
+            got.status(502)?
+                .containing("reset reason: protocol error")?
+                .done()
+        },
+    ),
+    scenario(
+        "failure: a client that goes away while it waits",
+        "",
         |site| {
             site.get("/")
+                .having("delay=1500")
+                .flags("DC")
+                .start()
+                .map(drop)
+        },
+    ),
+    scenario(
+        "failure: a service without endpoints is 503",
+        service!("nobody", "http, port: 80"),
+        |site| {
+            site.get("/")
+                .flags("UH")
                 .send()?
                 .status(503)?
                 .text("no healthy upstream")?
@@ -247,6 +299,7 @@ pub(super) const LIST: &[Scenario] = &[
         rules!("  - route: [{destination: {host: HOST, subset: none}}]\n"),
         |site| {
             site.get("/")
+                .flags("UH")
                 .send()?
                 .status(503)?
                 .text("no healthy upstream")?
@@ -256,17 +309,57 @@ pub(super) const LIST: &[Scenario] = &[
     scenario(
         "failure: a subset that no rule defines is 503",
         rules!("  - route: [{destination: {host: HOST, subset: unheard-of}}]\n"),
-        |site| site.get("/").send()?.status(503)?.text("")?.done(),
+        |site| {
+            let got = site.get("/").flags("NC").send()?;
+            got.status(503)?.text("")?.done()
+        },
     ),
     scenario(
         "failure: an application that does not listen is 503",
-        "apiVersion: v1\nkind: Service\nmetadata: {name: HOST, namespace: scenarios}\nspec:\n  selector: {app: absent}\n  ports:\n  - {name: http, port: 80, targetPort: 8080}\n",
+        service!("absent", "http, port: 80, targetPort: 8080"),
         |site| {
             site.get("/")
+                .flags(ANY)
                 .send()?
                 .status(503)?
                 .containing("upstream connect error or disconnect/reset before headers.")?
                 .done()
         },
+    ),
+    differs(
+        Known {
+            of: "waymark",
+            reason: "a tunnel that the application's node refuses counts as a connection that failed: flags UF and URX, and other endpoints are tried",
+        },
+        scenario(
+            "failure: an application that does not listen counts as one that hung up",
+            service!("absent", "http, port: 80, targetPort: 8080"),
+            |site| site.get("/").flags("UC").send()?.status(503)?.done(),
+        ),
+    ),
+    scenario(
+        "failure: more requests than a circuit breaker admits are 503",
+        concat!(
+            "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: HOST, namespace: scenarios}\n",
+            "spec:\n  host: HOST\n  trafficPolicy: {connectionPool: {http: {http2MaxRequests: 1}}}\n"
+        ),
+        |site| {
+            let first = site.get("/").having("delay=1500").start()?;
+            let got = site.get("/").flags("UO").send()?.status(503)?;
+            got.with("x-envoy-overloaded", "true")?
+                .containing("reset reason: overflow")?
+                .attempts(0)?;
+            first.answer()?.status(200)?.done()
+        },
+    ),
+    scenario(
+        "failure: a tunnel to an address that is no service's is closed",
+        "",
+        |site| unserved(site, SocketAddr::from(([127, 96, 250, 9], 80))),
+    ),
+    scenario(
+        "failure: a tunnel to a port that the service has not is closed",
+        "",
+        |site| unserved(site, SocketAddr::new(site.vip, 81)),
     ),
 ];

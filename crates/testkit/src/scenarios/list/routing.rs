@@ -52,7 +52,7 @@ fn tells_apart(site: &Site<'_>, yes: &[(&str, &str)], no: &[(&str, &str)]) -> Ve
     Ok(())
 }
 
-fn paths(site: &Site<'_>, yes: &[&str], no: &[&str]) -> Verdict {
+pub(super) fn paths(site: &Site<'_>, yes: &[&str], no: &[&str]) -> Verdict {
     for (paths, pod) in [(yes, "echo-v2"), (no, "echo-v1")] {
         for path in paths {
             site.get(path)
@@ -275,6 +275,7 @@ pub(super) const LIST: &[Scenario] = &[
         rules!("  - match: [{uri: {prefix: /only}}]\n    route: [{destination: {host: HOST}}]\n"),
         |site| {
             site.get("/other")
+                .flags("NR")
                 .send()?
                 .status(404)?
                 .text("")?

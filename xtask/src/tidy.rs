@@ -38,6 +38,10 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "waymark-hbone-tokio",
+        &["waymark-identity", "waymark-rt", "waymark-sys"],
+    ),
+    (
         "waymark-kubernetes",
         &["waymark-api", "waymark-identity", "waymark-rt"],
     ),
@@ -59,6 +63,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "waymark-driver",
             "waymark-engine",
             "waymark-hbone",
+            "waymark-hbone-tokio",
             "waymark-identity",
             "waymark-proto",
             "waymark-rt",
@@ -72,6 +77,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "waymark-driver",
             "waymark-engine",
             "waymark-hbone",
+            "waymark-hbone-tokio",
             "waymark-identity",
             "waymark-proto",
             "waymark-rt",

@@ -21,7 +21,7 @@ mod yielding;
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests;
 
-pub use group::Tasks;
+pub use group::{Tasks, WeakTasks};
 pub use task::{Task, TaskError};
 pub use yielding::yield_now;
 

@@ -23,7 +23,9 @@ pub mod tcp;
 mod timer;
 pub mod tls;
 
-pub use executor::{Executor, Level, Task, TaskError, Tasks, now, spawn, spawn_at, yield_now};
+pub use executor::{
+    Executor, Level, Task, TaskError, Tasks, WeakTasks, now, spawn, spawn_at, yield_now,
+};
 pub use io::Io;
 pub use mailbox::{Mailbox, Sender, mailbox};
 pub use socket::Socket;

@@ -1,45 +1,16 @@
 //! Copying between two byte streams in both directions, each with its own end.
 
+use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
-use bytes::{Bytes, BytesMut};
-use tokio::io::AsyncWrite;
-use tokio::net::TcpStream;
+use waymark_driver::Io;
 
-use crate::Tunnel;
+/// What is moved in one direction before the task lets others run.
+const BYTES_PER_TURN: usize = 512 * 1024;
 
-/// Chunks moved in one direction before the task lets others run.
-const CHUNKS_PER_TURN: usize = 32;
-const SMALLEST_READ_BYTES: usize = 4 * 1024;
-const LARGEST_READ_BYTES: usize = 256 * 1024;
-
-/// A byte stream that gives and takes whole chunks, so that a copy between two tunnels moves no bytes.
-pub trait ByteStream {
-    /// Takes what has arrived; `None` at the end. `state` belongs to this stream and direction.
-    fn poll_take(
-        &mut self,
-        cx: &mut Context<'_>,
-        state: &mut ReadState,
-    ) -> Poll<io::Result<Option<Bytes>>>;
-    /// Says that taken bytes were passed on: only now may the peer send as many more.
-    fn taken(&mut self, bytes: usize);
-    /// Sends a part of `bytes` (all of it, if there is room) and takes that part off.
-    fn poll_put(&mut self, cx: &mut Context<'_>, bytes: &mut Bytes) -> Poll<io::Result<usize>>;
-    /// Ends this side's direction.
-    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
-}
-
-/// The read buffer of one direction: grows while reads fill it, shrinks while they don't, holds nothing while idle.
-#[derive(Debug)]
-pub struct ReadState {
-    buffer: BytesMut,
-    size: usize,
-}
-
-/// Bytes copied so far, readable while the copy runs.
+/// Bytes copied so far, readable while the copy runs, by any thread.
 #[derive(Debug, Default)]
 pub struct CopyCounters {
     /// From the first stream to the second.
@@ -63,19 +34,19 @@ pub struct CopyOutcome {
 ///
 /// The end of one stream ends the other's opposite direction and no more; there is no time limit on a half-closed
 /// connection. A failure in one direction ends that direction, the other goes on until its own end
-/// (hbone-and-l4.md 3.5).
+/// (hbone-and-l4.md 3.5). What the reader of one side has no room for stays with the other side's peer.
 ///
 /// # Cancel safety
-/// Bytes in flight are lost when the future is dropped; `counters` then still tells what was copied.
+/// What was put is sent when the future is dropped, and `counters` tell how much that was.
 pub async fn copy_bidirectional<A, B>(a: &mut A, b: &mut B, counters: &CopyCounters) -> CopyOutcome
 where
-    A: ByteStream,
-    B: ByteStream,
+    A: Io + ?Sized,
+    B: Io + ?Sized,
 {
-    let mut forward = Direction::new();
-    let mut backward = Direction::new();
+    let mut forward = Step::Copy;
+    let mut backward = Step::Copy;
     let mut error = None;
-    std::future::poll_fn(|cx| {
+    poll_fn(|cx| {
         let there = forward.poll(cx, a, b, &counters.forward, &mut error);
         let back = backward.poll(cx, b, a, &counters.backward, &mut error);
         match (there, back) {
@@ -91,165 +62,76 @@ where
     }
 }
 
-struct Direction {
-    read: ReadState,
-    step: Step,
-}
-
+/// How far a direction is.
+#[derive(Clone, Copy)]
 enum Step {
-    Read,
-    /// The chunk's rest, and how long the chunk was.
-    Write(Bytes, usize),
+    Copy,
     Finish,
     Done,
 }
 
-impl Direction {
-    fn new() -> Self {
-        Self {
-            read: ReadState::default(),
-            step: Step::Read,
-        }
-    }
-
-    fn poll<S: ByteStream, D: ByteStream>(
+impl Step {
+    fn poll<S, D>(
         &mut self,
         cx: &mut Context<'_>,
         source: &mut S,
         destination: &mut D,
         counter: &AtomicU64,
         error: &mut Option<io::Error>,
-    ) -> Poll<()> {
-        let mut turns = 0;
+    ) -> Poll<()>
+    where
+        S: Io + ?Sized,
+        D: Io + ?Sized,
+    {
+        let mut moved = 0;
         loop {
-            match &mut self.step {
-                Step::Read => {
-                    if turns == CHUNKS_PER_TURN {
-                        cx.waker().wake_by_ref();
-                        return Poll::Pending;
-                    }
-                    turns += 1;
-                    self.step = match ready!(source.poll_take(cx, &mut self.read)) {
-                        Ok(Some(chunk)) => {
-                            let len = chunk.len();
-                            Step::Write(chunk, len)
-                        }
-                        Ok(None) => Step::Finish,
-                        Err(e) => {
-                            note(error, e);
-                            Step::Finish
-                        }
-                    };
+            match self {
+                Self::Copy if moved >= BYTES_PER_TURN => {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
                 }
-                Step::Write(rest, len) => match ready!(destination.poll_put(cx, rest)) {
-                    Ok(sent) => {
-                        counter.fetch_add(sent as u64, Ordering::Relaxed);
-                        if rest.is_empty() {
-                            source.taken(*len);
-                            self.step = Step::Read;
-                        }
+                Self::Copy => match ready!(poll_move(cx, source, destination)) {
+                    Ok(0) => *self = Self::Finish,
+                    Ok(count) => {
+                        moved += count;
+                        // Nobody else writes it.
+                        let before = counter.load(Ordering::Relaxed);
+                        counter.store(before + count as u64, Ordering::Relaxed);
                     }
                     Err(e) => {
                         note(error, e);
-                        source.taken(*len);
-                        self.step = Step::Finish;
+                        *self = Self::Finish;
                     }
                 },
-                Step::Finish => {
-                    self.read = ReadState::default();
+                Self::Finish => {
                     if let Err(e) = ready!(destination.poll_finish(cx)) {
                         note(error, e);
                     }
-                    self.step = Step::Done;
+                    *self = Self::Done;
                 }
-                Step::Done => return Poll::Ready(()),
+                Self::Done => return Poll::Ready(()),
             }
         }
     }
 }
 
-impl Default for ReadState {
-    fn default() -> Self {
-        Self {
-            buffer: BytesMut::new(),
-            size: SMALLEST_READ_BYTES,
-        }
+/// Moves what has come as far as there is room; 0 at the end.
+fn poll_move<S, D>(
+    cx: &mut Context<'_>,
+    source: &mut S,
+    destination: &mut D,
+) -> Poll<io::Result<usize>>
+where
+    S: Io + ?Sized,
+    D: Io + ?Sized,
+{
+    let bytes = ready!(source.poll_fill(cx))?;
+    if bytes.is_empty() {
+        return Poll::Ready(Ok(0));
     }
-}
-
-impl ReadState {
-    fn adapt(&mut self, read: usize) {
-        if read >= self.size / 2 {
-            self.size = (self.size * 2).min(LARGEST_READ_BYTES);
-        } else if read < self.size / 4 {
-            self.size = (self.size / 2).max(SMALLEST_READ_BYTES);
-        }
-    }
-}
-
-impl ByteStream for Tunnel {
-    fn poll_take(
-        &mut self,
-        cx: &mut Context<'_>,
-        _: &mut ReadState,
-    ) -> Poll<io::Result<Option<Bytes>>> {
-        self.poll_chunk(cx)
-    }
-
-    fn taken(&mut self, bytes: usize) {
-        self.release(bytes);
-    }
-
-    fn poll_put(&mut self, cx: &mut Context<'_>, bytes: &mut Bytes) -> Poll<io::Result<usize>> {
-        self.poll_send(cx, bytes)
-    }
-
-    fn poll_finish(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.finish();
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl ByteStream for TcpStream {
-    fn poll_take(
-        &mut self,
-        cx: &mut Context<'_>,
-        state: &mut ReadState,
-    ) -> Poll<io::Result<Option<Bytes>>> {
-        loop {
-            if self.poll_read_ready(cx)?.is_pending() {
-                state.buffer = BytesMut::new(); // an idle connection holds no buffer
-                return Poll::Pending;
-            }
-            if state.buffer.capacity() < state.size / 2 {
-                state.buffer.reserve(state.size);
-            }
-            match self.try_read_buf(&mut state.buffer) {
-                Ok(0) => return Poll::Ready(Ok(None)),
-                Ok(read) => {
-                    state.adapt(read);
-                    return Poll::Ready(Ok(Some(state.buffer.split().freeze())));
-                }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                Err(e) => return Poll::Ready(Err(e)),
-            }
-        }
-    }
-
-    fn taken(&mut self, _: usize) {}
-
-    fn poll_put(&mut self, cx: &mut Context<'_>, bytes: &mut Bytes) -> Poll<io::Result<usize>> {
-        let sent = ready!(Pin::new(self).poll_write(cx, bytes))?;
-        if sent == 0 {
-            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-        }
-        let _ = bytes.split_to(sent);
-        Poll::Ready(Ok(sent))
-    }
-
-    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(self).poll_shutdown(cx)
-    }
+    let count = ready!(destination.poll_put(bytes, cx))?;
+    source.consume(count);
+    Poll::Ready(Ok(count))
 }
 
 fn note(error: &mut Option<io::Error>, e: io::Error) {

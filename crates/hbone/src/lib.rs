@@ -2,17 +2,15 @@
 //!
 //! - [`Acceptor`] and [`ServerConnection`] are the accepting side: a TCP connection in, CONNECT requests out.
 //! - [`Pool`] is the dialling side: tunnels over few, shared connections.
-//! - [`Tunnel`] is an open tunnel, [`copy_bidirectional`] joins two byte streams.
+//! - [`Tunnel`] is an open tunnel, an [`Io`](waymark_driver::Io); [`copy_bidirectional`] joins two byte streams.
 //!
-//! Nothing here decides who may talk to whom. Everything runs on whatever tokio runtime polls it, one thread or many.
-//! The h2 crate stays behind this interface.
+//! Nothing here decides who may talk to whom. Everything runs on a [`waymark_driver::Executor`], and stays on its thread.
 #![forbid(unsafe_code)]
 
 mod authority;
 mod certificates;
 mod copy;
 mod drain;
-mod keepalive;
 mod peer;
 mod pool;
 mod server;
@@ -21,7 +19,7 @@ mod tunnel;
 
 pub use authority::{Authority, AuthorityError};
 pub use certificates::ServeAs;
-pub use copy::{ByteStream, CopyCounters, CopyOutcome, ReadState, copy_bidirectional};
+pub use copy::{CopyCounters, CopyOutcome, copy_bidirectional};
 pub use drain::Drain;
 pub use peer::{ExpectedPeer, PeerRule};
 pub use pool::{ClientTls, ConnectError, Connected, Lease, Pool, PoolKey, PoolStats};
@@ -29,8 +27,10 @@ pub use server::{
     AcceptError, Acceptor, ConnectionInfo, Incoming, ServerConnection, ServerStats, ServerTls,
     TlsUnavailable,
 };
-pub use settings::{Http2Settings, PoolSettings, ServerSettings};
+pub use settings::{Http2Settings, PoolSettings, ServerSettings, StreamWindow};
 pub use tunnel::{H2Failure, Tunnel};
+pub use waymark_driver::h2::{ConnectionEnd, StreamEnd};
+pub use waymark_engine::h2::ErrorCode;
 
 /// The port that HBONE is spoken on.
 pub const HBONE_PORT: u16 = 15008;

@@ -2,9 +2,11 @@
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::io;
 use std::sync::Arc;
 
 use rustls::pki_types::CertificateDer;
+use waymark_driver::tls::TlsError;
 use waymark_identity::roots::PeerNames;
 use waymark_identity::{SpiffeId, TrustDomain};
 
@@ -95,6 +97,15 @@ fn list<T: fmt::Display>(
 }
 
 /// The names in the leaf of a verified chain.
-pub(crate) fn names(chain: Option<&[CertificateDer<'_>]>) -> Option<PeerNames> {
-    PeerNames::of(chain?.first()?).ok()
+pub(crate) fn names(chain: &[CertificateDer<'_>]) -> Option<PeerNames> {
+    PeerNames::of(chain.first()?).ok()
+}
+
+/// What failed in a handshake, in one error: who reports it says that it was one.
+pub(crate) fn tls_cause(error: TlsError) -> io::Error {
+    match error {
+        TlsError::Rustls(error) => io::Error::new(io::ErrorKind::InvalidData, error),
+        TlsError::Io(error) => error,
+        error => error.into(),
+    }
 }

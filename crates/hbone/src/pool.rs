@@ -1,22 +1,25 @@
 //! The dialling side: CONNECT streams over few, shared connections.
 
 mod connection;
+mod error;
 
+use std::cell::RefCell;
 use std::collections::HashMap;
-use std::future::Future;
-use std::io;
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, Shared};
-use h2::Reason;
-use http::{HeaderMap, Method, Request, StatusCode, Uri};
+use futures_util::future::{BoxFuture, LocalBoxFuture, Shared};
+use http::StatusCode;
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use waymark_driver::h2::{OpenError, Stream, StreamEnd};
+use waymark_driver::{Tasks, buffers, timeout};
+use waymark_engine::h2::{Config, End, ErrorCode, ResetBy};
+use waymark_engine::{Field, Head};
 use waymark_identity::SpiffeId;
-use waymark_rt::{Spawner, Tasks};
 
 use crate::drain::Drain;
 use crate::peer::ExpectedPeer;
@@ -26,11 +29,13 @@ use crate::{Authority, Tunnel};
 
 use connection::Connection;
 pub use connection::Lease;
+pub use error::ConnectError;
 
 /// Where a pool gets the TLS configuration of a connection.
 pub trait ClientTls: Send + Sync + 'static {
     /// The configuration that presents `source`'s certificate; called once a connection. It verifies the server's
-    /// chain; whether the server is the wanted one is the pool's business.
+    /// chain; whether the server is the wanted one is the pool's business. It allows that secrets are extracted, and nothing
+    /// older than TLS 1.3.
     fn client_config<'a>(
         &'a self,
         source: &'a SpiffeId,
@@ -92,125 +97,43 @@ pub struct PoolStats {
     pub dead_peers: AtomicU64,
 }
 
-/// Why there is no tunnel.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum ConnectError {
-    /// TCP.
-    #[error("connect to {destination}")]
-    Tcp {
-        /// The socket address.
-        destination: SocketAddr,
-        /// What the socket said.
-        source: Arc<io::Error>,
-    },
-    /// TCP, TLS and HTTP/2 set-up together took too long.
-    #[error("connection to {destination} timed out")]
-    Timeout {
-        /// The socket address.
-        destination: SocketAddr,
-    },
-    /// There is no certificate to dial with.
-    #[error(transparent)]
-    Certificate(#[from] TlsUnavailable),
-    /// The server's chain, version or ALPN is not acceptable.
-    #[error("TLS handshake with {destination}")]
-    Tls {
-        /// The socket address.
-        destination: SocketAddr,
-        /// What TLS said.
-        source: Arc<io::Error>,
-    },
-    /// The server is someone else.
-    #[error("peer at {destination} is {got:?}, want {want}")]
-    PeerIdentity {
-        /// The socket address.
-        destination: SocketAddr,
-        /// The URIs of its certificate, separated by commas.
-        got: String,
-        /// Who it should have been.
-        want: ExpectedPeer,
-    },
-    /// HTTP/2 did not come up.
-    #[error("HTTP/2 with {destination}")]
-    Http2 {
-        /// The socket address.
-        destination: SocketAddr,
-        /// What HTTP/2 said.
-        source: Arc<h2::Error>,
-    },
-    /// The server allows no streams.
-    #[error("{destination} allows no streams")]
-    NoStreams {
-        /// The socket address.
-        destination: SocketAddr,
-    },
-    /// The CONNECT was answered, but not with 200.
-    #[error("CONNECT answered {0}")]
-    Status(StatusCode),
-    /// The CONNECT's stream was reset.
-    #[error("CONNECT reset: {}", .0.description())]
-    Reset(Reason),
-    /// The connection broke before the CONNECT was answered.
-    #[error("connection to {destination} broke")]
-    Broken {
-        /// The socket address.
-        destination: SocketAddr,
-        /// What HTTP/2 said.
-        source: Arc<h2::Error>,
-    },
-    /// No answer to the CONNECT in time.
-    #[error("CONNECT was not answered in time")]
-    ResponseTimeout,
-    /// The pool is being drained.
-    #[error("pool is draining")]
-    Draining,
-}
-
-impl ConnectError {
-    /// Whether the server took too long, rather than refusing.
-    #[must_use]
-    pub fn is_timeout(&self) -> bool {
-        matches!(self, Self::Timeout { .. } | Self::ResponseTimeout)
-    }
-}
-
 /// An opened tunnel and what came with the 200.
 #[derive(Debug)]
 pub struct Connected {
     /// The bytes.
     pub tunnel: Tunnel,
-    /// The response's headers.
-    pub headers: HeaderMap,
+    /// The response.
+    pub head: Box<Head>,
 }
 
-/// A pool of HBONE connections. Cheap to clone; clones are the same pool.
+/// A pool of HBONE connections on one thread. Cheap to clone; clones are the same pool, and with the last one its connections
+/// end, tunnels or not.
 ///
 /// A connection carries as many streams as both sides allow, the next one is opened when all are full. Callers that find
 /// none wait for one attempt and share its outcome, failures included.
 #[derive(Clone)]
 pub struct Pool {
-    inner: Arc<Inner>,
+    inner: Rc<Inner>,
     /// Owned by the handles alone: with the last one the connections end, tunnels or not.
-    _tasks: Arc<Tasks>,
+    tasks: Tasks,
 }
 
 struct Inner {
     tls: Box<dyn ClientTls>,
     settings: PoolSettings,
-    builder: h2::client::Builder,
-    slots: Mutex<HashMap<PoolKey, Slot>>,
-    stats: PoolStats,
+    config: Arc<Config>,
+    slots: RefCell<HashMap<PoolKey, Slot>>,
+    stats: Arc<PoolStats>,
     drain: Drain,
-    tasks: Spawner,
 }
 
 #[derive(Default)]
 struct Slot {
-    connections: Vec<Arc<Connection>>,
+    connections: Vec<Rc<Connection>>,
     connecting: Option<Connecting>,
 }
 
-type Connecting = Shared<BoxFuture<'static, Result<(), ConnectError>>>;
+type Connecting = Shared<LocalBoxFuture<'static, Result<(), ConnectError>>>;
 
 enum Checkout {
     Ready(Lease),
@@ -221,28 +144,26 @@ impl Pool {
     /// Makes a pool; its connections end with `drain`.
     #[must_use]
     pub fn new(tls: impl ClientTls, settings: PoolSettings, drain: &Drain) -> Self {
-        let tasks = Tasks::new();
         Self {
-            inner: Arc::new(Inner {
+            inner: Rc::new(Inner {
                 tls: Box::new(tls),
-                builder: settings.builder(),
+                config: settings.config(),
                 settings,
-                slots: Mutex::default(),
-                stats: PoolStats::default(),
+                slots: RefCell::default(),
+                stats: Arc::default(),
                 drain: drain.clone(),
-                tasks: tasks.spawner(),
             }),
-            _tasks: Arc::new(tasks),
+            tasks: Tasks::new(),
         }
     }
 
     /// The counters.
     #[must_use]
-    pub fn stats(&self) -> &PoolStats {
+    pub fn stats(&self) -> &Arc<PoolStats> {
         &self.inner.stats
     }
 
-    /// Opens a tunnel to `authority` by way of `key`'s destination.
+    /// Opens a tunnel to `authority` by way of `key`'s destination, with these fields beside the CONNECT.
     ///
     /// A CONNECT that the server did not process (refused stream, GOAWAY), or that met a pooled connection which turns
     /// out to be broken, is sent once more over another connection: no byte of the tunnel was sent before the answer.
@@ -250,23 +171,26 @@ impl Pool {
     /// # Errors
     /// When no connection comes up, or the server does not answer 200.
     ///
+    /// # Panics
+    /// Outside an executor.
+    ///
     /// # Cancel safety
     /// Dropping the future gives the stream back; a connection that is just coming up stays in the pool.
-    pub async fn connect(
+    pub async fn connect<'f>(
         &self,
         key: &PoolKey,
         authority: &Authority,
-        headers: HeaderMap,
+        fields: impl IntoIterator<Item = Field<'f>> + Clone,
     ) -> Result<Connected, ConnectError> {
         let stats = &self.inner.stats;
-        let mut failed: Option<Arc<Connection>> = None;
+        let mut failed: Option<Rc<Connection>> = None;
         loop {
             let lease = self.lease(key, failed.as_ref()).await?;
-            let connection = Arc::clone(lease.connection());
+            let connection = Rc::clone(lease.connection());
             let used_before = connection.note_use();
             let opened = timeout(
                 self.inner.settings.response_timeout,
-                open(lease, authority, headers.clone()),
+                open(lease, authority, fields.clone()),
             )
             .await;
             let e = match opened {
@@ -274,31 +198,22 @@ impl Pool {
                     stats.streams.fetch_add(1, Ordering::Relaxed);
                     return Ok(connected);
                 }
-                Ok(Err(OpenError::Status(status))) => {
+                Ok(Err(RequestError::Status(status))) => {
                     stats.stream_failures.fetch_add(1, Ordering::Relaxed);
                     return Err(ConnectError::Status(status));
                 }
-                Ok(Err(OpenError::Http2(e))) => e,
+                Ok(Err(e)) => e,
                 Err(_) => {
                     stats.stream_failures.fetch_add(1, Ordering::Relaxed);
                     return Err(ConnectError::ResponseTimeout);
                 }
             };
-            let refused = e.reason() == Some(Reason::REFUSED_STREAM);
-            if !e.is_reset() {
+            if e.is_of_the_connection() {
                 self.inner.forget(&connection);
             }
-            let safe =
-                refused || (e.is_go_away() && e.is_remote()) || (!e.is_reset() && used_before);
-            if !safe || failed.is_some() {
+            if !e.is_safe_to_repeat(used_before) || failed.is_some() {
                 stats.stream_failures.fetch_add(1, Ordering::Relaxed);
-                return Err(match e.reason() {
-                    Some(reason) if e.is_reset() => ConnectError::Reset(reason),
-                    _ => ConnectError::Broken {
-                        destination: key.destination,
-                        source: Arc::new(e),
-                    },
-                });
+                return Err(e.into_connect_error(key.destination));
             }
             stats.retries.fetch_add(1, Ordering::Relaxed);
             failed = Some(connection);
@@ -307,13 +222,19 @@ impl Pool {
 
     /// Lets go of the connections of every key that `keep` refuses: their open tunnels go on, then they close.
     pub fn retain(&self, mut keep: impl FnMut(&PoolKey) -> bool) {
-        self.inner.lock().retain(|key, _| keep(key));
+        let mut gone = Vec::new();
+        // Dropped later: what ends with a connection may look into the pool.
+        self.inner
+            .slots
+            .borrow_mut()
+            .extract_if(|key, _| !keep(key))
+            .for_each(|slot| gone.push(slot));
     }
 
     /// The connections and tunnels that are open now, by key.
     #[must_use]
     pub fn snapshot(&self) -> Vec<(PoolKey, usize, usize)> {
-        let slots = self.inner.lock();
+        let slots = self.inner.slots.borrow();
         let streams = |slot: &Slot| slot.connections.iter().map(|c| c.active()).sum();
         slots
             .iter()
@@ -324,7 +245,7 @@ impl Pool {
     async fn lease(
         &self,
         key: &PoolKey,
-        avoid: Option<&Arc<Connection>>,
+        avoid: Option<&Rc<Connection>>,
     ) -> Result<Lease, ConnectError> {
         loop {
             match self.checkout(key, avoid)? {
@@ -337,23 +258,21 @@ impl Pool {
     fn checkout(
         &self,
         key: &PoolKey,
-        avoid: Option<&Arc<Connection>>,
+        avoid: Option<&Rc<Connection>>,
     ) -> Result<Checkout, ConnectError> {
         if self.inner.drain.is_started() {
             return Err(ConnectError::Draining);
         }
-        let mut slots = self.inner.lock();
-        if !slots.contains_key(key) {
-            slots.insert(key.clone(), Slot::default());
-        }
-        let slot = slots.get_mut(key).expect("it was just inserted");
-        slot.connections.retain(|c| !c.is_gone());
-        let most = self.inner.settings.max_streams_per_connection;
+        let mut slots = self.inner.slots.borrow_mut();
+        let slot = match slots.get_mut(key) {
+            Some(slot) => slot,
+            None => slots.entry(key.clone()).or_default(),
+        };
         let free = slot
             .connections
             .iter()
-            .filter(|c| !avoid.is_some_and(|avoid| Arc::ptr_eq(avoid, c)))
-            .find(|c| c.active() < c.capacity(most));
+            .filter(|c| !avoid.is_some_and(|avoid| Rc::ptr_eq(avoid, c)))
+            .find(|c| c.has_room());
         if let Some(connection) = free {
             return Ok(Checkout::Ready(Lease::new(connection, &self.inner)));
         }
@@ -366,18 +285,19 @@ impl Pool {
 
     /// Connects in a task of its own, so that a caller who gives up does not take the others' connection with it.
     fn start_connecting(&self, key: PoolKey) -> Connecting {
-        let inner = Arc::clone(&self.inner);
+        let inner = Rc::clone(&self.inner);
         let (done, outcome) = oneshot::channel();
-        self.inner.tasks.spawn("hbone client connect", async move {
-            let made = connection::connect(&inner, &key).await;
-            let stats = &inner.stats;
+        // Not a clone, which would be a handle that keeps the pool.
+        let tasks = self.tasks.downgrade();
+        self.tasks.spawn("hbone client connect", async move {
+            let made = connection::connect(&inner, &key, &tasks).await;
             let counter = if made.is_ok() {
-                &stats.connections
+                &inner.stats.connections
             } else {
-                &stats.connect_failures
+                &inner.stats.connect_failures
             };
             counter.fetch_add(1, Ordering::Relaxed);
-            let mut slots = inner.lock();
+            let mut slots = inner.slots.borrow_mut();
             // The slot is missing when `retain` let go of it meanwhile: then the connection serves who waits for it.
             let slot = slots.entry(key).or_default();
             slot.connecting = None;
@@ -386,72 +306,137 @@ impl Pool {
         // Without an outcome the task was ended with the pool.
         outcome
             .map(|o| o.unwrap_or(Err(ConnectError::Draining)))
-            .boxed()
+            .boxed_local()
             .shared()
     }
 }
 
-impl Inner {
-    fn lock(&self) -> MutexGuard<'_, HashMap<PoolKey, Slot>> {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool")
+            .field("keys", &self.inner.slots.borrow().len())
+            .field("stats", &self.inner.stats)
+            .finish_non_exhaustive()
     }
+}
 
+impl Inner {
     /// No new streams for a connection; its open ones go on.
-    fn forget(&self, connection: &Arc<Connection>) {
+    fn forget(&self, connection: &Rc<Connection>) {
         connection.set_gone();
-        if let Some(slot) = self.lock().get_mut(connection.key()) {
-            slot.connections.retain(|c| !Arc::ptr_eq(c, connection));
+        if let Some(slot) = self.slots.borrow_mut().get_mut(connection.key()) {
+            slot.connections.retain(|c| !Rc::ptr_eq(c, connection));
         }
     }
 
-    /// Takes an idle connection out; false when it got a stream meanwhile.
-    fn retire_idle(&self, connection: &Arc<Connection>) -> bool {
-        let mut slots = self.lock();
+    /// Takes an idle connection out; false when it has a stream.
+    fn retire_idle(&self, connection: &Rc<Connection>) -> bool {
         if connection.active() > 0 {
             return false;
         }
-        connection.set_gone();
-        if let Some(slot) = slots.get_mut(connection.key()) {
-            slot.connections.retain(|c| !Arc::ptr_eq(c, connection));
-            if slot.connections.is_empty() && slot.connecting.is_none() {
-                slots.remove(connection.key());
-            }
+        self.forget(connection);
+        let mut slots = self.slots.borrow_mut();
+        if slots
+            .get(connection.key())
+            .is_some_and(|slot| slot.connections.is_empty() && slot.connecting.is_none())
+        {
+            slots.remove(connection.key());
         }
         true
     }
 }
 
-enum OpenError {
+/// Why a CONNECT has come to nothing.
+enum RequestError {
     Status(StatusCode),
-    Http2(h2::Error),
+    Open(OpenError),
+    Stream(StreamEnd),
 }
 
-impl From<h2::Error> for OpenError {
-    fn from(e: h2::Error) -> Self {
-        Self::Http2(e)
+impl RequestError {
+    /// Whether nothing more is to be had of the connection either.
+    fn is_of_the_connection(&self) -> bool {
+        match self {
+            Self::Open(OpenError::TooManyStreams) | Self::Status(_) => false,
+            Self::Open(OpenError::Leaving | OpenError::Over(_))
+            | Self::Stream(StreamEnd::Connection(_)) => true,
+            Self::Stream(StreamEnd::Reset { .. } | StreamEnd::GivenUp) => false,
+        }
+    }
+
+    /// Whether the server has done nothing, or as good as certainly nothing: a connection that was used before may have been
+    /// broken for long.
+    fn is_safe_to_repeat(&self, used_before: bool) -> bool {
+        match self {
+            Self::Open(_) => true,
+            Self::Stream(StreamEnd::Reset { code, by }) => {
+                *code == ErrorCode::REFUSED_STREAM && *by == ResetBy::Peer
+            }
+            Self::Stream(StreamEnd::Connection(_)) => used_before,
+            Self::Stream(StreamEnd::GivenUp) | Self::Status(_) => false,
+        }
+    }
+
+    fn into_connect_error(self, destination: SocketAddr) -> ConnectError {
+        match self {
+            Self::Status(status) => ConnectError::Status(status),
+            Self::Stream(StreamEnd::Reset { code, .. }) => ConnectError::Reset(code),
+            Self::Stream(end) => ConnectError::Broken {
+                destination,
+                source: Arc::new(end),
+            },
+            Self::Open(error) => ConnectError::Broken {
+                destination,
+                source: Arc::new(error),
+            },
+        }
     }
 }
 
-fn open(
+/// Sends a CONNECT and waits for the answer. The answer is awaited before anything else is sent (hbone-and-l4.md 3.2).
+async fn open<'f>(
     lease: Lease,
     authority: &Authority,
-    headers: HeaderMap,
-) -> impl Future<Output = Result<Connected, OpenError>> + Send {
-    let uri = Uri::builder().authority(authority.to_string()).build();
-    async move {
-        let mut request = Request::new(());
-        *request.method_mut() = Method::CONNECT;
-        *request.uri_mut() = uri.map_err(|_| OpenError::Status(StatusCode::BAD_REQUEST))?;
-        *request.headers_mut() = headers;
-        let mut sender = lease.connection().sender().await?;
-        let (response, send) = sender.send_request(request, false)?;
-        let (head, recv) = response.await?.into_parts();
-        if head.status != StatusCode::OK {
-            return Err(OpenError::Status(head.status));
+    fields: impl IntoIterator<Item = Field<'f>>,
+) -> Result<Connected, RequestError> {
+    let mut stream = request(&lease, authority, fields)?;
+    loop {
+        let head = stream.response().await.map_err(RequestError::Stream)?.head;
+        match head.status() {
+            Some(200) => {
+                let tunnel = Tunnel::new(stream, Some(lease));
+                return Ok(Connected { tunnel, head });
+            }
+            Some(100..200) => buffers::give_head(head),
+            status => {
+                let status = status.and_then(|status| StatusCode::from_u16(status).ok());
+                let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+                return Err(RequestError::Status(status));
+            }
         }
-        Ok(Connected {
-            tunnel: Tunnel::new(send, recv, Some(lease)),
-            headers: head.headers,
-        })
     }
+}
+
+fn request<'f>(
+    lease: &Lease,
+    authority: &Authority,
+    fields: impl IntoIterator<Item = Field<'f>>,
+) -> Result<Stream, RequestError> {
+    let authority = authority.to_string();
+    let asked = [
+        Field::new(b":method", b"CONNECT"),
+        Field::new(b":authority", authority.as_bytes()),
+    ];
+    let client = lease.connection().client();
+    client
+        .open(
+            asked.into_iter().chain(fields.into_iter().map(within)),
+            End::No,
+        )
+        .map_err(RequestError::Open)
+}
+
+/// The same field, for less time.
+fn within<'s, 'f: 's>(field: Field<'f>) -> Field<'s> {
+    field
 }

@@ -1,24 +1,43 @@
 //! HTTP/2 parameters of both roles and where they come from.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-/// HTTP/2 parameters of a tunnel connection; the defaults are those of hbone-and-l4.md 3.1.
+use waymark_driver::Level;
+use waymark_driver::h2::{KeepAlive, Options};
+use waymark_engine::h2::{Config, Limits};
+
+/// HTTP/2 parameters of a tunnel connection; the defaults are those of hbone-and-l4.md 3.1, but for the windows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Http2Settings {
-    /// SETTINGS_INITIAL_WINDOW_SIZE: what a peer may send on a stream before its reader took something.
-    pub stream_window_bytes: u32,
+    /// What a peer may send on a stream before its reader took something.
+    pub stream_window: StreamWindow,
     /// The window of all streams of a connection together.
     pub connection_window_bytes: u32,
     /// SETTINGS_MAX_FRAME_SIZE. A peer that sees 16 KiB sends 16 KiB frames, which costs both sides CPU.
     pub max_frame_bytes: u32,
     /// SETTINGS_MAX_HEADER_LIST_SIZE.
     pub max_header_list_bytes: u32,
-    /// What a stream may have buffered for sending.
+    /// What a connection may have buffered for sending, beside what the socket has.
     pub send_buffer_bytes: usize,
     /// The time from the start, and from each answer, to the next PING.
     pub ping_interval: Duration,
     /// The time an answer may take before the connection counts as dead.
     pub ping_timeout: Duration,
+}
+
+/// The window of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StreamWindow {
+    /// Always this many bytes.
+    Fixed(u32),
+    /// Larger while the reader keeps up, as far as the connection's window has room for all streams.
+    Growing {
+        /// SETTINGS_INITIAL_WINDOW_SIZE.
+        first_bytes: u32,
+        /// The most.
+        most_bytes: u32,
+    },
 }
 
 impl Http2Settings {
@@ -35,14 +54,52 @@ impl Http2Settings {
     #[must_use]
     pub fn server() -> Self {
         Self {
-            stream_window_bytes: 4 * 1024 * 1024,
-            connection_window_bytes: 16 * 1024 * 1024,
+            stream_window: StreamWindow::Growing {
+                first_bytes: 128 * 1024,
+                most_bytes: 4 * 1024 * 1024,
+            },
+            connection_window_bytes: 32 * 1024 * 1024,
             max_frame_bytes: 1024 * 1024,
             max_header_list_bytes: 64 * 1024,
-            send_buffer_bytes: 400 * 1024,
+            send_buffer_bytes: 256 * 1024,
             ping_interval: Duration::from_secs(10),
             ping_timeout: Duration::from_secs(20),
         }
+    }
+
+    pub(crate) fn options(&self) -> Options {
+        Options {
+            writer: Level::SocketWriter,
+            keep_alive: Some(KeepAlive {
+                interval: self.ping_interval,
+                timeout: self.ping_timeout,
+            }),
+        }
+    }
+
+    fn config(&self, streams: u32) -> Arc<Config> {
+        let (first, most) = match self.stream_window {
+            StreamWindow::Fixed(bytes) => (bytes, bytes),
+            StreamWindow::Growing {
+                first_bytes,
+                most_bytes,
+            } => (first_bytes, most_bytes),
+        };
+        Arc::new(Config {
+            stream_window_bytes: first,
+            stream_window_max_bytes: most,
+            connection_window_bytes: self.connection_window_bytes,
+            max_frame_bytes: self.max_frame_bytes,
+            max_concurrent_streams: streams,
+            assumed_concurrent_streams: streams,
+            send_frame_bytes: SEND_FRAME_BYTES,
+            output_bytes: self.send_buffer_bytes,
+            limits: Limits {
+                header_list_bytes: self.max_header_list_bytes,
+                ..Limits::default()
+            },
+            ..Config::default()
+        })
     }
 }
 
@@ -54,10 +111,8 @@ pub struct ServerSettings {
     /// SETTINGS_MAX_CONCURRENT_STREAMS. ztunnel opens 100 streams before it has seen our SETTINGS, so less than 100
     /// costs users connections.
     pub max_concurrent_streams: u32,
-    /// The time that TLS and the HTTP/2 preface may take together, waiting for a turn included.
+    /// The time that TLS and the HTTP/2 preface may take together.
     pub handshake_timeout: Duration,
-    /// TLS handshakes at the same time; the next ones wait (a handshake is a quarter of a millisecond of CPU).
-    pub max_handshakes: usize,
     /// A connection without streams is told to go away after that long, at the latest after twice as long; `None`: never.
     pub idle_timeout: Option<Duration>,
     /// Connections at the same time; the next ones are closed at once and counted.
@@ -70,10 +125,15 @@ impl Default for ServerSettings {
             http2: Http2Settings::server(),
             max_concurrent_streams: 200,
             handshake_timeout: Duration::from_secs(15),
-            max_handshakes: 256,
             idle_timeout: Some(Duration::from_secs(3600)),
             max_connections: 100_000,
         }
+    }
+}
+
+impl ServerSettings {
+    pub(crate) fn config(&self) -> Arc<Config> {
+        self.http2.config(self.max_concurrent_streams)
     }
 }
 
@@ -83,7 +143,7 @@ pub struct PoolSettings {
     /// HTTP/2.
     pub http2: Http2Settings,
     /// Streams a connection carries at most, if the peer allows as many.
-    pub max_streams_per_connection: usize,
+    pub max_streams_per_connection: u32,
     /// The time that TCP, TLS and HTTP/2 set-up may take together.
     pub connect_timeout: Duration,
     /// The time from the request to the response of a CONNECT. The peer connects to its application meanwhile, for
@@ -105,41 +165,11 @@ impl Default for PoolSettings {
     }
 }
 
-impl ServerSettings {
-    pub(crate) fn builder(&self) -> h2::server::Builder {
-        let h = &self.http2;
-        let mut builder = h2::server::Builder::new();
-        builder
-            .initial_window_size(h.stream_window_bytes)
-            .initial_connection_window_size(h.connection_window_bytes)
-            .max_frame_size(h.max_frame_bytes)
-            .max_header_list_size(h.max_header_list_bytes)
-            .max_send_buffer_size(h.send_buffer_bytes)
-            .max_concurrent_streams(self.max_concurrent_streams)
-            // What a peer can make us remember by resetting (rapid reset) or by provoking our resets.
-            .max_pending_accept_reset_streams(20)
-            .max_concurrent_reset_streams(50)
-            .max_local_error_reset_streams(Some(1024))
-            .reset_stream_duration(Duration::from_secs(1));
-        builder
+impl PoolSettings {
+    pub(crate) fn config(&self) -> Arc<Config> {
+        self.http2.config(self.max_streams_per_connection)
     }
 }
 
-impl PoolSettings {
-    pub(crate) fn builder(&self) -> h2::client::Builder {
-        let h = &self.http2;
-        let mut builder = h2::client::Builder::new();
-        builder
-            .initial_window_size(h.stream_window_bytes)
-            .initial_connection_window_size(h.connection_window_bytes)
-            .max_frame_size(h.max_frame_bytes)
-            .max_header_list_size(h.max_header_list_bytes)
-            .max_send_buffer_size(h.send_buffer_bytes)
-            .enable_push(false)
-            .initial_max_send_streams(self.max_streams_per_connection)
-            .max_concurrent_reset_streams(50)
-            .max_local_error_reset_streams(Some(1024))
-            .reset_stream_duration(Duration::from_secs(1));
-        builder
-    }
-}
+/// The largest DATA frame that we send: what a socket's output takes at once.
+const SEND_FRAME_BYTES: u32 = 64 * 1024;

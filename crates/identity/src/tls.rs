@@ -52,6 +52,7 @@ pub fn server_config(own: &CertHandle, policy: PeerPolicy) -> Arc<ServerConfig> 
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(Arc::new(Current(own.clone())));
     config.alpn_protocols = vec![H2.to_vec()];
+    config.enable_secret_extraction = true; // waymark-driver protects the records.
     config.ignore_client_order = true;
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -71,6 +72,7 @@ pub fn client_config(own: &CertHandle, expected: Expected) -> Arc<ClientConfig> 
         .with_custom_certificate_verifier(verifier)
         .with_client_cert_resolver(Arc::new(Current(own.clone())));
     config.alpn_protocols = vec![H2.to_vec()];
+    config.enable_secret_extraction = true; // waymark-driver protects the records.
     config.enable_sni = false;
     config.resumption = Resumption::disabled();
     // The data path protects the records itself.

@@ -59,6 +59,14 @@ impl Tasks {
         self.group.borrow_mut().tasks[key] = Some(task);
     }
 
+    /// What adds tasks without owning them.
+    #[must_use]
+    pub fn downgrade(&self) -> WeakTasks {
+        WeakTasks {
+            group: Rc::downgrade(&self.group),
+        }
+    }
+
     /// How many tasks have not ended.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -86,6 +94,30 @@ impl Tasks {
             Poll::Pending
         })
         .await;
+    }
+}
+
+/// Adds tasks to a group without owning it.
+#[derive(Clone, Default)]
+pub struct WeakTasks {
+    group: Weak<RefCell<Group>>,
+}
+
+impl WeakTasks {
+    /// Starts a task of the owner at [`Level::Work`]; drops it when there is no owner any more.
+    ///
+    /// # Panics
+    /// Outside an executor.
+    pub fn spawn(&self, name: &'static str, future: impl Future<Output = ()> + 'static) {
+        if let Some(group) = self.group.upgrade() {
+            Tasks { group }.spawn(name, future);
+        }
+    }
+}
+
+impl fmt::Debug for WeakTasks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WeakTasks").finish_non_exhaustive()
     }
 }
 

@@ -101,11 +101,11 @@ impl ServerConnection {
     pub async fn ready(&mut self) -> Result<(), ConnectionEnd> {
         poll_fn(|cx| {
             let state = &mut *self.state.borrow_mut();
-            if let Some(end) = state.end() {
-                return Poll::Ready(Err(end));
-            }
             if state.is_ready {
                 return Poll::Ready(Ok(()));
+            }
+            if let Some(end) = state.end() {
+                return Poll::Ready(Err(end));
             }
             state.owner.wait(cx);
             Poll::Pending

@@ -1,34 +1,36 @@
-//! One connection of the pool: how it comes up, what drives it, when it ends.
+//! One connection of the pool: how it comes up, what watches it, when it ends.
 
-use std::future::Future;
-use std::net::{IpAddr, Ipv4Addr};
+use std::cell::Cell;
+use std::fmt;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::Instant;
 
-use bytes::Bytes;
-use h2::client::SendRequest;
-use rustls::pki_types::ServerName;
-use tokio::net::TcpStream;
-use tokio::time::{Instant, Sleep, sleep, timeout};
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
+use futures_util::future::{Either, select};
+use waymark_driver::h2::{ClientConnection, ConnectionEnd, Watch};
+use waymark_driver::tls::{self, TlsError};
+use waymark_driver::{Sleep, TcpStream, WeakTasks, now, sleep, timeout};
+use waymark_engine::h2::ErrorCode;
+use waymark_identity::tls::no_name;
 use waymark_rt::ConnectOptions;
 
 use super::{ConnectError, Inner, PoolKey};
-use crate::keepalive::Keepalive;
 use crate::peer;
 
 /// A connection and how much of it is used.
 pub(super) struct Connection {
     key: PoolKey,
-    sender: SendRequest<Bytes>,
-    active: AtomicUsize,
-    uses: AtomicU64,
-    gone: AtomicBool,
-    idle_since: Mutex<Instant>,
+    client: ClientConnection,
+    /// Streams at once that we want.
+    most: usize,
+    active: Cell<usize>,
+    used: Cell<bool>,
+    gone: Cell<bool>,
+    idle_since: Cell<Instant>,
 }
 
 impl Connection {
@@ -36,132 +38,121 @@ impl Connection {
         &self.key
     }
 
-    pub(super) fn sender(&self) -> h2::client::ReadySendRequest<Bytes> {
-        self.sender.clone().ready()
+    pub(super) fn client(&self) -> &ClientConnection {
+        &self.client
     }
 
     pub(super) fn active(&self) -> usize {
-        self.active.load(Ordering::Relaxed)
+        self.active.get()
     }
 
-    /// How many streams it may carry.
-    pub(super) fn capacity(&self, most: usize) -> usize {
-        self.sender.current_max_send_streams().min(most)
+    /// Whether one more stream can be opened now.
+    pub(super) fn has_room(&self) -> bool {
+        !self.gone.get() && self.active.get() < self.most && self.client.available_streams() > 0
     }
 
     /// Counts a CONNECT; true when there was one before, so that the connection may be stale.
     pub(super) fn note_use(&self) -> bool {
-        self.uses.fetch_add(1, Ordering::Relaxed) > 0
-    }
-
-    pub(super) fn is_gone(&self) -> bool {
-        self.gone.load(Ordering::Relaxed)
+        self.used.replace(true)
     }
 
     pub(super) fn set_gone(&self) {
-        self.gone.store(true, Ordering::Relaxed);
-    }
-
-    fn idle_since(&self) -> Instant {
-        *self
-            .idle_since
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.gone.set(true);
     }
 }
 
 /// A stream's place on a connection, given back when dropped.
 pub struct Lease {
-    connection: Arc<Connection>,
-    pool: Arc<Inner>,
+    connection: Rc<Connection>,
+    pool: Rc<Inner>,
 }
 
 impl Lease {
-    pub(super) fn new(connection: &Arc<Connection>, pool: &Arc<Inner>) -> Self {
-        connection.active.fetch_add(1, Ordering::Relaxed);
+    pub(super) fn new(connection: &Rc<Connection>, pool: &Rc<Inner>) -> Self {
+        connection.active.set(connection.active.get() + 1);
         pool.stats.streams_active.fetch_add(1, Ordering::Relaxed);
         Self {
-            connection: Arc::clone(connection),
-            pool: Arc::clone(pool),
+            connection: Rc::clone(connection),
+            pool: Rc::clone(pool),
         }
     }
 
-    pub(super) fn connection(&self) -> &Arc<Connection> {
+    pub(super) fn connection(&self) -> &Rc<Connection> {
         &self.connection
     }
 
     /// Whether the connection takes new streams still. False once it broke, was told to go away, or its key was let go.
     #[must_use]
     pub fn is_current(&self) -> bool {
-        if self.connection.is_gone() || self.pool.drain.is_started() {
+        let connection = &self.connection;
+        if connection.gone.get() || connection.client.is_leaving() || self.pool.drain.is_started() {
             return false;
         }
-        let slots = self.pool.lock();
-        slots.get(&self.connection.key).is_some_and(|slot| {
-            slot.connections
-                .iter()
-                .any(|c| Arc::ptr_eq(c, &self.connection))
-        })
+        let slots = self.pool.slots.borrow();
+        slots
+            .get(&connection.key)
+            .is_some_and(|slot| slot.connections.iter().any(|c| Rc::ptr_eq(c, connection)))
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.pool
-            .stats
-            .streams_active
-            .fetch_sub(1, Ordering::Relaxed);
-        let mut idle_since = self
-            .connection
-            .idle_since
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        *idle_since = Instant::now();
-        self.connection.active.fetch_sub(1, Ordering::Relaxed);
+        let connection = &self.connection;
+        let active = &self.pool.stats.streams_active;
+        active.fetch_sub(1, Ordering::Relaxed);
+        connection.idle_since.set(now());
+        connection.active.set(connection.active.get() - 1);
     }
 }
 
-/// Brings a connection up and starts the task that drives it.
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease")
+            .field("key", &self.connection.key)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Brings a connection up and starts the task that watches it.
 pub(super) async fn connect(
-    pool: &Arc<Inner>,
+    pool: &Rc<Inner>,
     key: &PoolKey,
-) -> Result<Arc<Connection>, ConnectError> {
+    tasks: &WeakTasks,
+) -> Result<Rc<Connection>, ConnectError> {
     let destination = key.destination;
-    let set_up = Box::pin(set_up(pool, key));
-    let (sender, http2) = tokio::select! {
-        biased;
-        () = pool.drain.cancelled() => return Err(ConnectError::Draining),
-        made = timeout(pool.settings.connect_timeout, set_up) => {
-            made.map_err(|_| ConnectError::Timeout { destination })??
-        }
+    let set_up = Box::pin(timeout(pool.settings.connect_timeout, set_up(pool, key)));
+    let client = match select(Box::pin(pool.drain.cancelled()), set_up).await {
+        Either::Left(((), _)) => return Err(ConnectError::Draining),
+        Either::Right((made, _)) => made.map_err(|_| ConnectError::Timeout { destination })??,
     };
-    let connection = Arc::new(Connection {
+    let watch = client.watch();
+    let connection = Rc::new(Connection {
         key: key.clone(),
-        sender,
-        active: AtomicUsize::new(0),
-        uses: AtomicU64::new(0),
-        gone: AtomicBool::new(false),
-        idle_since: Mutex::new(Instant::now()),
+        most: pool.settings.max_streams_per_connection as usize,
+        client,
+        active: Cell::new(0),
+        used: Cell::new(false),
+        gone: Cell::new(false),
+        idle_since: Cell::new(now()),
     });
-    if connection.capacity(pool.settings.max_streams_per_connection) == 0 {
+    if !connection.has_room() {
         return Err(ConnectError::NoStreams { destination });
     }
-    let driver = Driver::new(pool, &connection, http2);
-    pool.tasks.spawn("hbone client connection", driver.run());
+    let watcher = Watcher::new(pool, &connection, watch);
+    tasks.spawn("hbone client connection", watcher.run());
     Ok(connection)
 }
 
-type Http2 = h2::client::Connection<TlsStream<TcpStream>, Bytes>;
-
-async fn set_up(pool: &Inner, key: &PoolKey) -> Result<(SendRequest<Bytes>, Http2), ConnectError> {
+async fn set_up(pool: &Inner, key: &PoolKey) -> Result<ClientConnection, ConnectError> {
     let destination = key.destination;
     let config = pool.tls.client_config(&key.source).await?;
+    let patience = pool.settings.connect_timeout;
     let options = ConnectOptions {
         source: key.bind.filter(|ip| ip.is_ipv4() == destination.is_ipv4()),
-        timeout: pool.settings.connect_timeout,
+        timeout: patience,
         ..ConnectOptions::default()
     };
-    let tcp = waymark_rt::connect(destination, &options)
+    let tcp = TcpStream::connect(destination, &options)
         .await
         .map_err(|e| match e {
             waymark_rt::ConnectError::Timeout { .. } => ConnectError::Timeout { destination },
@@ -172,15 +163,16 @@ async fn set_up(pool: &Inner, key: &PoolKey) -> Result<(SendRequest<Bytes>, Http
             },
         })?;
     // No name is sent or checked: identities are what counts (hbone-and-l4.md 2.1).
-    let nobody = ServerName::from(IpAddr::from(Ipv4Addr::UNSPECIFIED));
-    let tls = TlsConnector::from(config)
-        .connect(nobody, tcp)
+    let (socket, shown) = tls::connect(tcp, config, no_name(), patience)
         .await
-        .map_err(|e| ConnectError::Tls {
-            destination,
-            source: Arc::new(e),
+        .map_err(|e| match e {
+            TlsError::Timeout => ConnectError::Timeout { destination },
+            e => ConnectError::Tls {
+                destination,
+                source: Arc::new(peer::tls_cause(e)),
+            },
         })?;
-    let names = peer::names(tls.get_ref().1.peer_certificates());
+    let names = peer::names(&shown.certificates);
     if !names
         .as_ref()
         .is_some_and(|names| key.expected.accepts(names))
@@ -195,48 +187,35 @@ async fn set_up(pool: &Inner, key: &PoolKey) -> Result<(SendRequest<Bytes>, Http
             want: key.expected.clone(),
         });
     }
-    pool.builder
-        .handshake(tls)
-        .await
-        .map_err(|e| ConnectError::Http2 {
-            destination,
-            source: Arc::new(e),
-        })
+    let options = pool.settings.http2.options();
+    Ok(ClientConnection::new(
+        socket,
+        Arc::clone(&pool.config),
+        options,
+    ))
 }
 
-/// The task of a connection: HTTP/2, PINGs, idleness.
-struct Driver {
-    http2: Http2,
-    keepalive: Option<Keepalive>,
-    idle_timer: Pin<Box<Sleep>>,
-    idle_timeout: Duration,
+/// The task of a connection: drain, idleness, and how it ends.
+struct Watcher {
+    watch: Watch,
+    idle_timer: Sleep,
     /// Weak: the HTTP/2 connection ends when the pool has let go of it and its last stream is over.
     connection: Weak<Connection>,
     retired: bool,
-    pool: Arc<Inner>,
+    pool: Rc<Inner>,
 }
 
-impl Driver {
-    fn new(pool: &Arc<Inner>, connection: &Arc<Connection>, mut http2: Http2) -> Self {
-        let settings = &pool.settings;
-        let keepalive = http2.ping_pong().map(|ping| {
-            Keepalive::new(
-                ping,
-                settings.http2.ping_interval,
-                settings.http2.ping_timeout,
-            )
-        });
+impl Watcher {
+    fn new(pool: &Rc<Inner>, connection: &Rc<Connection>, watch: Watch) -> Self {
         pool.stats
             .connections_active
             .fetch_add(1, Ordering::Relaxed);
         Self {
-            http2,
-            keepalive,
-            idle_timer: Box::pin(sleep(settings.idle_timeout)),
-            idle_timeout: settings.idle_timeout,
-            connection: Arc::downgrade(connection),
+            watch,
+            idle_timer: sleep(pool.settings.idle_timeout),
+            connection: Rc::downgrade(connection),
             retired: false,
-            pool: Arc::clone(pool),
+            pool: Rc::clone(pool),
         }
     }
 
@@ -244,7 +223,7 @@ impl Driver {
         let drain = self.pool.drain.clone();
         let mut started = Box::pin(drain.started().cancelled_owned());
         let mut killed = Box::pin(drain.killed().cancelled_owned());
-        std::future::poll_fn(|cx| {
+        poll_fn(|cx| {
             if killed.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(());
             }
@@ -257,21 +236,17 @@ impl Driver {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if let Poll::Ready(ended) = Pin::new(&mut self.http2).poll(cx) {
-            if let Err(e) = ended {
-                tracing::debug!(error = %e, "pooled connection ended");
+        if let Poll::Ready(end) = self.watch.poll_over(cx) {
+            tracing::debug!(%end, "pooled connection ended");
+            if end == ConnectionEnd::Dead {
+                self.pool.stats.dead_peers.fetch_add(1, Ordering::Relaxed);
             }
             return Poll::Ready(());
         }
-        if self
-            .keepalive
-            .as_mut()
-            .is_some_and(|k| k.poll(cx).is_ready())
-        {
-            self.pool.stats.dead_peers.fetch_add(1, Ordering::Relaxed);
-            return Poll::Ready(());
+        if !self.retired && self.watch.poll_leaving(cx).is_ready() {
+            self.retire();
         }
-        while !self.retired && self.idle_timer.as_mut().poll(cx).is_ready() {
+        while !self.retired && Pin::new(&mut self.idle_timer).poll(cx).is_ready() {
             self.look_for_idleness();
         }
         Poll::Pending
@@ -282,19 +257,19 @@ impl Driver {
             self.retired = true;
             return;
         };
-        let now = Instant::now();
+        let (now, patience) = (now(), self.pool.settings.idle_timeout);
         let next = if connection.active() > 0 {
-            now + self.idle_timeout
+            now + patience
         } else {
-            connection.idle_since() + self.idle_timeout
+            connection.idle_since.get() + patience
         };
         if next > now {
-            self.idle_timer.as_mut().reset(next);
+            self.idle_timer.reset(next);
         } else if self.pool.retire_idle(&connection) {
             self.pool.stats.idle_closed.fetch_add(1, Ordering::Relaxed);
             self.retired = true;
         } else {
-            self.idle_timer.as_mut().reset(now + self.idle_timeout);
+            self.idle_timer.reset(now + patience);
         }
     }
 
@@ -307,9 +282,11 @@ impl Driver {
     }
 }
 
-impl Drop for Driver {
+impl Drop for Watcher {
     fn drop(&mut self) {
         self.retire();
+        // Over already, or whatever is open is cut.
+        self.watch.close(ErrorCode::NO_ERROR);
         self.pool
             .stats
             .connections_active

@@ -13,9 +13,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use waymark_engine::h2::Refusal;
 use waymark_hbone::{Http2Settings, PoolSettings, ServerSettings};
 
-use crate::mesh::{CLIENT, Ca, SERVER, echo, eventually, open, pool, serve};
+use crate::mesh::{CLIENT, Ca, SERVER, echo, eventually_there, open, ping, pool, run, serve};
 
 async fn tls(
     config: &Arc<rustls::ClientConfig>,
@@ -31,7 +32,7 @@ async fn tls(
 #[tokio::test]
 async fn a_request_that_is_no_connect_is_answered_400() {
     let ca = Ca::new();
-    let server = serve(ca.server(SERVER), ServerSettings::default(), echo).await;
+    let server = serve(ca.server(SERVER), ServerSettings::default(), echo);
     let stream = tls(&ca.client(CLIENT), server.addr).await.unwrap();
     let (mut sender, connection) = h2::client::handshake(stream).await.unwrap();
     let driver = waymark_rt::spawn("client", connection);
@@ -46,7 +47,7 @@ async fn a_request_that_is_no_connect_is_answered_400() {
         get,
         bad("10.0.0.1"),
         bad("10.0.0.1:0"),
-        bad("user@host:80"),
+        bad("ho*t,:80"),
         bad("host:99999"),
     ] {
         let shown = format!("{request:?}");
@@ -59,13 +60,17 @@ async fn a_request_that_is_no_connect_is_answered_400() {
         server.acceptor.stats().bad_requests.load(Ordering::Relaxed),
         5
     );
+    // RFC 9113 8.3.1: such an authority makes the message malformed.
+    let (response, _) = sender.send_request(bad("user@host:80"), true).unwrap();
+    let refused = response.await.unwrap_err();
+    assert_eq!(refused.reason(), Some(h2::Reason::PROTOCOL_ERROR));
     drop(driver);
 }
 
 #[tokio::test]
 async fn no_client_certificate_no_service() {
     let ca = Ca::new();
-    let server = serve(ca.server(SERVER), ServerSettings::default(), echo).await;
+    let server = serve(ca.server(SERVER), ServerSettings::default(), echo);
     let bare = ca.client_without_certificate();
     let outcome = async {
         let mut stream = tls(&bare, server.addr).await?;
@@ -75,15 +80,14 @@ async fn no_client_certificate_no_service() {
         stream.read_u8().await
     };
     outcome.await.unwrap_err();
-    eventually("counted", || {
+    eventually_there("counted", || {
         server
             .acceptor
             .stats()
             .handshake_failures
             .load(Ordering::Relaxed)
             == 1
-    })
-    .await;
+    });
 }
 
 #[tokio::test]
@@ -93,7 +97,7 @@ async fn a_silent_peer_is_dropped() {
         handshake_timeout: Duration::from_millis(100),
         ..ServerSettings::default()
     };
-    let server = serve(ca.server(SERVER), settings, echo).await;
+    let server = serve(ca.server(SERVER), settings, echo);
     let mut silent = TcpStream::connect(server.addr).await.unwrap();
     assert_eq!(silent.read(&mut [0]).await.unwrap(), 0);
     let mut no_preface = tls(&ca.client(CLIENT), server.addr).await.unwrap();
@@ -120,7 +124,7 @@ async fn a_peer_that_answers_no_ping_is_dropped() {
         },
         ..ServerSettings::default()
     };
-    let server = serve(ca.server(SERVER), settings, echo).await;
+    let server = serve(ca.server(SERVER), settings, echo);
     let mut stream = tls(&ca.client(CLIENT), server.addr).await.unwrap();
     stream
         .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
@@ -128,12 +132,11 @@ async fn a_peer_that_answers_no_ping_is_dropped() {
         .unwrap();
     let mut rest = Vec::new();
     let _ = stream.read_to_end(&mut rest).await;
-    eventually("counted", || {
+    eventually_there("counted", || {
         let stats = server.acceptor.stats();
         stats.dead_peers.load(Ordering::Relaxed) == 1
             && stats.connections_active.load(Ordering::Relaxed) == 0
-    })
-    .await;
+    });
 }
 
 #[tokio::test]
@@ -143,7 +146,7 @@ async fn connections_beyond_the_limit_are_closed_at_once() {
         max_connections: 2,
         ..ServerSettings::default()
     };
-    let server = serve(ca.server(SERVER), settings, echo).await;
+    let server = serve(ca.server(SERVER), settings, echo);
     let config = ca.client(CLIENT);
     let _one = tls(&config, server.addr).await.unwrap();
     let _two = tls(&config, server.addr).await.unwrap();
@@ -169,43 +172,52 @@ fn noise(seed: u64) -> impl Iterator<Item = u8> {
     })
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_thousand_malformed_peers_leave_nothing_behind() {
+#[test]
+fn a_thousand_malformed_peers_leave_nothing_behind() {
     let ca = Ca::new();
     let settings = ServerSettings {
         handshake_timeout: Duration::from_millis(500),
         ..ServerSettings::default()
     };
-    let server = serve(ca.server(SERVER), settings, echo).await;
-    let config = ca.client(CLIENT);
-    let mut work = tokio::task::JoinSet::new();
-    for i in 0..1000u64 {
-        let (config, addr) = (Arc::clone(&config), server.addr);
-        work.spawn(async move {
-            // Errors are what is expected; only the server is judged.
-            let _ =
-                tokio::time::timeout(Duration::from_secs(20), malformed(i, &config, addr)).await;
-        });
-        if i % 50 == 49 {
-            while work.join_next().await.is_some() {}
+    let server = serve(ca.server(SERVER), settings, echo);
+    let (config, addr) = (ca.client(CLIENT), server.addr);
+    let foreign = tokio::runtime::Runtime::new().unwrap();
+    foreign.block_on(async {
+        let mut work = tokio::task::JoinSet::new();
+        for i in 0..1000u64 {
+            let config = Arc::clone(&config);
+            work.spawn(async move {
+                // Errors are what is expected; only the server is judged.
+                let _ = tokio::time::timeout(Duration::from_secs(20), malformed(i, &config, addr))
+                    .await;
+            });
+            if i % 50 == 49 {
+                while work.join_next().await.is_some() {}
+            }
         }
-    }
-    while work.join_next().await.is_some() {}
-    eventually("all connections are gone", || {
+        while work.join_next().await.is_some() {}
+    });
+    eventually_there("all connections are gone", || {
         server
             .acceptor
             .stats()
             .connections_active
             .load(Ordering::Relaxed)
             == 0
-    })
-    .await;
-    eventually("all tasks are gone", || server.tasks.len() == 1).await;
+    });
+    eventually_there("all tasks are gone", || {
+        server.open.load(Ordering::Relaxed) == 0
+    });
+    let stats = server.acceptor.stats();
+    assert!(stats.protocol_errors.load(Ordering::Relaxed) > 0);
+    assert!(stats.refused(Refusal::Pings) > 0);
+    assert!(stats.refused(Refusal::Settings) > 0);
+    assert!(stats.refused(Refusal::Continuation) > 0);
     // And it serves.
-    let pool = pool(&ca, PoolSettings::default());
-    let mut tunnel = open(&pool, &server).await;
-    tunnel.write_all(b"ping").await.unwrap();
-    tunnel.read_exact(&mut [0; 4]).await.unwrap();
+    run(async {
+        let pool = pool(&ca, PoolSettings::default());
+        ping(&mut open(&pool, &server).await, b"ping").await;
+    });
 }
 
 async fn malformed(i: u64, config: &Arc<rustls::ClientConfig>, addr: SocketAddr) -> io::Result<()> {

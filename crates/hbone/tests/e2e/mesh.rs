@@ -1,11 +1,13 @@
 //! A certificate authority and HBONE ends on loopback.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
+use std::task::Poll;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
-use http::HeaderMap;
 use rcgen::{
     BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType,
 };
@@ -13,14 +15,15 @@ use rustls::client::WantsClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, RootCertStore, SignatureScheme};
-use tokio::io::AsyncWriteExt;
-use tokio::net::TcpListener;
+use waymark_driver::io::{finish, put_all};
+use waymark_driver::{
+    Executor, Io, Socket, Tasks, TcpListener, TcpStream, now, sleep, spawn, timeout,
+};
 use waymark_hbone::{
     Acceptor, CopyCounters, Drain, ExpectedPeer, Incoming, Pool, PoolKey, PoolSettings,
     ServerSettings, Tunnel, copy_bidirectional,
 };
 use waymark_identity::SpiffeId;
-use waymark_rt::Tasks;
 
 pub(crate) const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 pub(crate) const SERVER: &str = "spiffe://cluster.local/ns/default/sa/server";
@@ -77,6 +80,7 @@ impl Ca {
             .with_single_cert(chain, key)
             .unwrap();
         config.alpn_protocols = vec![b"h2".to_vec()];
+        config.enable_secret_extraction = true;
         Arc::new(config)
     }
 
@@ -105,6 +109,7 @@ impl Ca {
 fn finished(mut config: rustls::ClientConfig) -> Arc<rustls::ClientConfig> {
     config.alpn_protocols = vec![b"h2".to_vec()];
     config.enable_sni = false;
+    config.enable_secret_extraction = true;
     Arc::new(config)
 }
 
@@ -166,80 +171,198 @@ impl ServerCertVerifier for ChainOnly {
     }
 }
 
-/// A running server; ends when dropped.
+/// Runs a test on an executor of its own, with a limit.
+pub(crate) fn run<F: Future>(test: F) -> F::Output {
+    let mut executor = Executor::new().unwrap();
+    let output = executor.block_on(timeout(Duration::from_secs(60), test));
+    assert_eq!(executor.panicked(), 0);
+    output.expect("the test takes too long")
+}
+
+/// A running server on a thread of its own; ends when dropped.
 pub(crate) struct Server {
     pub(crate) addr: SocketAddr,
     pub(crate) acceptor: Acceptor,
     pub(crate) drain: Drain,
-    pub(crate) tasks: Tasks,
+    /// Connections and tunnels that somebody serves.
+    pub(crate) open: Arc<AtomicUsize>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.drain.kill();
+        if let Some(thread) = self.thread.take() {
+            let ended = thread.join();
+            if !std::thread::panicking() {
+                ended.expect("the server's thread");
+            }
+        }
+    }
 }
 
 /// Serves every CONNECT with `handler`.
-pub(crate) async fn serve<H, F>(
+pub(crate) fn serve<H, F>(
     tls: Arc<rustls::ServerConfig>,
     settings: ServerSettings,
     handler: H,
 ) -> Server
 where
-    H: Fn(Incoming) -> F + Clone + Send + Sync + 'static,
-    F: Future<Output = ()> + Send + 'static,
+    H: Fn(Incoming) -> F + Clone + Send + 'static,
+    F: Future<Output = ()> + 'static,
 {
-    let listener = TcpListener::bind((LOCALHOST, 0)).await.unwrap();
-    let addr = listener.local_addr().unwrap();
+    serve_some(tls, settings, usize::MAX, handler)
+}
+
+/// As [`serve`], with connections that say GOAWAY after that many streams.
+pub(crate) fn serve_some<H, F>(
+    tls: Arc<rustls::ServerConfig>,
+    settings: ServerSettings,
+    streams: usize,
+    handler: H,
+) -> Server
+where
+    H: Fn(Incoming) -> F + Clone + Send + 'static,
+    F: Future<Output = ()> + 'static,
+{
     let acceptor = Acceptor::new(tls, settings);
     let drain = Drain::new();
-    let tasks = Tasks::new();
-    let spawner = tasks.spawner();
-    let (shared, drained) = (acceptor.clone(), drain.clone());
-    tasks.spawn("listener", async move {
-        loop {
-            let (tcp, _) = tokio::select! {
-                biased;
-                () = drained.cancelled() => return,
-                accepted = listener.accept() => accepted.unwrap(),
-            };
-            let (acceptor, drain, handler, tunnels) = (
-                shared.clone(),
-                drained.clone(),
-                handler.clone(),
-                spawner.clone(),
-            );
-            spawner.spawn("connection", async move {
-                let Ok(mut connection) = acceptor.accept(tcp, &drain).await else {
-                    return;
+    let open = Arc::new(AtomicUsize::new(0));
+    let (told, addr) = mpsc::channel();
+    let (shared, drained, counted) = (acceptor.clone(), drain.clone(), Arc::clone(&open));
+    let thread = std::thread::spawn(move || {
+        let mut executor = Executor::new().unwrap();
+        executor.block_on(async move {
+            let listener = std::net::TcpListener::bind((LOCALHOST, 0)).unwrap();
+            let listener = TcpListener::from_std(listener).unwrap();
+            told.send(listener.local_addr()).unwrap();
+            let killed = drained.killed();
+            let tasks = Tasks::new();
+            let group = tasks.clone();
+            let accepting = spawn("listener", async move {
+                let served = Served {
+                    handler,
+                    streams,
+                    open: counted,
+                    tasks: group,
                 };
-                while let Some(incoming) = connection.next().await {
-                    tunnels.spawn("tunnel", handler(incoming));
-                }
+                accept(listener, &shared, &drained, served).await;
             });
-        }
+            killed.cancelled().await;
+            drop(accepting);
+            drop(tasks);
+        });
+        assert_eq!(executor.panicked(), 0);
     });
     Server {
-        addr,
+        addr: addr.recv().unwrap(),
         acceptor,
         drain,
-        tasks,
+        open,
+        thread: Some(thread),
+    }
+}
+
+/// What becomes of the streams of a server.
+struct Served<H> {
+    handler: H,
+    streams: usize,
+    open: Arc<AtomicUsize>,
+    tasks: Tasks,
+}
+
+async fn accept<H, F>(
+    mut listener: TcpListener,
+    acceptor: &Acceptor,
+    drain: &Drain,
+    served: Served<H>,
+) where
+    H: Fn(Incoming) -> F + Clone + 'static,
+    F: Future<Output = ()> + 'static,
+{
+    let mut drained = Box::pin(drain.cancelled());
+    loop {
+        let mut accepted = Box::pin(listener.accept());
+        let socket = poll_fn(|cx| {
+            if drained.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(None);
+            }
+            accepted.as_mut().poll(cx).map(Some)
+        });
+        let Some(socket) = socket.await else { return };
+        drop(accepted);
+        let (acceptor, drain, handler) = (acceptor.clone(), drain.child(), served.handler.clone());
+        let (open, group, streams) = (
+            Counted::new(&served.open),
+            served.tasks.clone(),
+            served.streams,
+        );
+        served.tasks.spawn("connection", async move {
+            let tcp = TcpStream::adopt(socket).unwrap();
+            let Ok(mut connection) = acceptor.accept(tcp, &drain).await else {
+                return;
+            };
+            let mut taken = 0;
+            while let Some(incoming) = connection.next().await {
+                let counted = Counted::new(&open.0);
+                let served = handler(incoming);
+                group.spawn("tunnel", async move {
+                    served.await;
+                    drop(counted);
+                });
+                taken += 1;
+                if taken == streams {
+                    drain.start();
+                }
+            }
+            drop(open);
+        });
+    }
+}
+
+/// Counts itself.
+struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 /// Sends everything back.
 pub(crate) async fn echo(incoming: Incoming) {
-    let Ok(tunnel) = incoming.accept(HeaderMap::new()) else {
+    let Ok(mut tunnel) = incoming.accept([]) else {
         return;
     };
-    let (mut read, mut write) = tokio::io::split(tunnel);
-    let _ = tokio::io::copy(&mut read, &mut write).await;
-    let _ = write.shutdown().await;
+    loop {
+        let Ok(chunk) = chunk(&mut tunnel).await else {
+            return;
+        };
+        if chunk.is_empty() {
+            let _ = finish(&mut tunnel).await;
+            return;
+        }
+        if put_all(&mut tunnel, &chunk).await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Connects to the address in the authority, as a node proxy does.
 pub(crate) async fn relay(incoming: Incoming) {
     let address = incoming.authority.as_address().unwrap();
-    let Ok(mut tcp) = waymark_rt::connect(address, &waymark_rt::ConnectOptions::default()).await
-    else {
+    let Ok(tcp) = TcpStream::connect(address, &waymark_rt::ConnectOptions::default()).await else {
         return incoming.refuse(http::StatusCode::SERVICE_UNAVAILABLE);
     };
-    let Ok(mut tunnel) = incoming.accept(HeaderMap::new()) else {
+    let mut tcp = Socket::plain(tcp).unwrap();
+    let Ok(mut tunnel) = incoming.accept([]) else {
         return;
     };
     copy_bidirectional(&mut tunnel, &mut tcp, &CopyCounters::default()).await;
@@ -260,21 +383,58 @@ pub(crate) fn key(destination: SocketAddr) -> PoolKey {
 
 pub(crate) async fn open(pool: &Pool, server: &Server) -> Tunnel {
     let authority = "10.0.0.1:80".parse().unwrap();
-    pool.connect(&key(server.addr), &authority, HeaderMap::new())
+    pool.connect(&key(server.addr), &authority, [])
         .await
         .unwrap()
         .tunnel
 }
 
-/// Waits until `condition` holds.
+/// Takes what has come.
+pub(crate) async fn chunk(io: &mut impl Io) -> std::io::Result<Vec<u8>> {
+    let chunk = poll_fn(|cx| io.poll_fill(cx).map_ok(<[u8]>::to_vec)).await?;
+    io.consume(chunk.len());
+    Ok(chunk)
+}
+
+/// Takes exactly this much.
+pub(crate) async fn exactly(io: &mut impl Io, count: usize) -> Vec<u8> {
+    let mut got = Vec::new();
+    while got.len() < count {
+        let wanted = count - got.len();
+        let taken = poll_fn(|cx| {
+            io.poll_fill(cx).map_ok(|bytes| {
+                let taken = &bytes[..bytes.len().min(wanted)];
+                got.extend_from_slice(taken);
+                taken.len()
+            })
+        });
+        let taken = taken.await.unwrap();
+        assert!(taken > 0, "ended early");
+        io.consume(taken);
+    }
+    got
+}
+
+/// Says it and waits for the echo.
+pub(crate) async fn ping(tunnel: &mut Tunnel, what: &[u8]) {
+    put_all(tunnel, what).await.unwrap();
+    assert_eq!(exactly(tunnel, what.len()).await, what);
+}
+
+/// Waits until `condition` holds, while the executor runs.
 pub(crate) async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let held = async {
-        while !condition() {
-            tokio::task::yield_now().await;
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(10), held)
-        .await
-        .unwrap_or_else(|_| panic!("never: {what}"));
+    let deadline = now() + Duration::from_secs(10);
+    while !condition() {
+        assert!(now() < deadline, "never: {what}");
+        sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// Waits until `condition` holds for the server on its own thread.
+pub(crate) fn eventually_there(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !condition() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        std::thread::park_timeout(Duration::from_millis(1));
+    }
 }

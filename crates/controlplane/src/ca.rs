@@ -5,11 +5,13 @@
 
 mod auth;
 mod metrics;
+mod node;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use prost_types::value::Kind;
 use tonic::{Request, Response, Status};
 use tracing::{debug, error, warn};
@@ -20,20 +22,24 @@ use waymark_proto::auth::istio_certificate_service_server::{
 };
 use waymark_proto::auth::{IstioCertificateRequest, IstioCertificateResponse};
 
-pub use self::auth::{AuthError, Authenticator, Caller, Proof};
+pub use self::auth::{AuthError, Authenticator, Caller, Proof, Shown, Tokens};
 pub use self::metrics::CaMetrics;
+pub use self::node::PodsOfTheNode;
 
 /// Says for whom a node proxy may have certificates.
 pub trait NodeAuthorizer: Send + Sync + fmt::Debug {
     /// Whether an identity belongs to a workload on the caller's node. The caller is one of the trusted node accounts, and
     /// the identity is of our trust domain.
-    fn may_impersonate(&self, caller: &ServiceAccountRef, identity: &SpiffeId) -> bool;
+    fn may_impersonate(&self, caller: &Caller, identity: &SpiffeId) -> bool;
 }
+
+/// The authority in force: another may take its place while it serves.
+pub type SharedCa = Arc<ArcSwap<Ca>>;
 
 /// Signs certificates for callers.
 #[derive(Debug)]
 pub struct CaService {
-    ca: Arc<Ca>,
+    ca: SharedCa,
     authenticator: Arc<Authenticator>,
     nodes: Arc<dyn NodeAuthorizer>,
     trusted_node_accounts: Vec<ServiceAccountRef>,
@@ -43,7 +49,7 @@ pub struct CaService {
 impl CaService {
     /// A service that signs with `ca`. Accounts in `trusted_node_accounts` may impersonate, as far as `nodes` lets them.
     pub fn new(
-        ca: Arc<Ca>,
+        ca: SharedCa,
         authenticator: Arc<Authenticator>,
         nodes: Arc<dyn NodeAuthorizer>,
         trusted_node_accounts: Vec<ServiceAccountRef>,
@@ -89,10 +95,10 @@ impl CaService {
         if !self.trusted_node_accounts.contains(&account) {
             return Err(Refusal::NotANode);
         }
-        if !identity.is_of(self.ca.trust_domain()) {
+        if !identity.is_of(self.ca.load().trust_domain()) {
             return Err(Refusal::TrustDomain);
         }
-        if !self.nodes.may_impersonate(&account, &identity) {
+        if !self.nodes.may_impersonate(caller, &identity) {
             return Err(Refusal::NotOnTheNode);
         }
         Ok(identity)
@@ -106,11 +112,15 @@ impl IstioCertificateService for CaService {
         request: Request<IstioCertificateRequest>,
     ) -> Result<Response<IstioCertificateResponse>, Status> {
         self.metrics.requests.add();
-        let caller = self.authenticator.authenticate(&request).map_err(|e| {
-            self.metrics.authentication_failures.add();
-            warn!(error = %e, "certificate request of an unknown caller");
-            Status::unauthenticated("request authenticate failure")
-        })?;
+        let caller = self
+            .authenticator
+            .authenticate(&request)
+            .await
+            .map_err(|e| {
+                self.metrics.authentication_failures.add();
+                warn!(error = %e, "certificate request of an unknown caller");
+                Status::unauthenticated("request authenticate failure")
+            })?;
         let request = request.into_inner();
         let identity = self.subject(&caller, &request).map_err(|e| {
             self.metrics.authentication_failures.add();
@@ -123,6 +133,7 @@ impl IstioCertificateService for CaService {
             .map(Duration::from_secs);
         let issued = self
             .ca
+            .load()
             .sign(&request.csr, &identity, ttl)
             .map_err(|e| self.metrics.refused(&e, &identity))?;
         self.metrics.issued.add();

@@ -25,7 +25,7 @@ use tracing::debug;
 use waymark_rt::{Listener, Shutdown, Tasks};
 
 use self::page::{Page, Query, index_html, index_text, write_process_metrics};
-use crate::ca::Authenticator;
+use crate::ca::{Authenticator, Shown};
 
 /// What the endpoints show; each is asked for at every request, so none may be slow.
 pub trait DebugView: Send + Sync + 'static {
@@ -142,8 +142,8 @@ impl<V: DebugView> DebugServer<V> {
 
     async fn connection(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, shutdown: Shutdown) {
         let service = service_fn(|request: Request<Incoming>| {
-            let response = self.respond(&request, peer.ip());
-            async move { Ok::<_, Infallible>(response) }
+            let server = Arc::clone(&self);
+            async move { Ok::<_, Infallible>(server.respond(&request, peer.ip()).await) }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -162,7 +162,7 @@ impl<V: DebugView> DebugServer<V> {
         }
     }
 
-    fn respond<B>(&self, request: &Request<B>, from: IpAddr) -> Response<Full<Bytes>> {
+    async fn respond<B>(&self, request: &Request<B>, from: IpAddr) -> Response<Full<Bytes>> {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             let mut response =
                 Page::text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n").into_response();
@@ -172,7 +172,8 @@ impl<V: DebugView> DebugServer<V> {
             return response;
         }
         let path = request.uri().path();
-        let page = match self.admit(path, from, request.headers().get(header::AUTHORIZATION)) {
+        let authorization = request.headers().get(header::AUTHORIZATION);
+        let page = match self.admit(path, from, authorization).await {
             Ok(()) => self.page(
                 path,
                 &Query::parse(request.uri().query().unwrap_or_default()),
@@ -183,7 +184,7 @@ impl<V: DebugView> DebugServer<V> {
         page.into_response()
     }
 
-    fn admit(
+    async fn admit(
         &self,
         path: &str,
         from: IpAddr,
@@ -194,7 +195,11 @@ impl<V: DebugView> DebugServer<V> {
         }
         match self
             .authenticator
-            .authenticate_parts(None, authorization.map(HeaderValue::as_bytes))
+            .authenticate_shown(Shown {
+                authorization: authorization.map(HeaderValue::as_bytes),
+                ..Shown::default()
+            })
+            .await
         {
             Ok(caller) if caller.identity.namespace() == self.system_namespace => Ok(()),
             Ok(_) => Err(Page::text(

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tonic::transport::Server;
 use waymark_identity::ca::ServingName;
 use waymark_identity::grpc::Incoming;
@@ -24,7 +25,7 @@ use waymark_rt::{Clock, ListenError, ListenOptions, Shutdown, SystemClock, liste
 
 pub use self::capture::{Capture, CaptureError};
 use self::stream::Replay;
-use crate::ca::{Authenticator, CaService, NodeAuthorizer};
+use crate::ca::{Authenticator, CaService, Caller, NodeAuthorizer, SharedCa, Tokens};
 use crate::token::{TokenFiles, TokenFilesError, TokenKey, TokenKeyError};
 
 /// What is served, and where.
@@ -174,7 +175,7 @@ pub async fn serve(
 }
 
 struct Trust {
-    ca: Arc<Ca>,
+    ca: SharedCa,
     authenticator: Arc<Authenticator>,
     serving: CertHandle,
 }
@@ -207,8 +208,11 @@ fn trust(
     }
     let serving = CertHandle::fixed(ca.serving(&names, None)?);
     Ok(Trust {
-        ca: Arc::new(ca),
-        authenticator: Arc::new(Authenticator::new(options.trust_domain.clone(), key)),
+        ca: Arc::new(ArcSwap::from_pointee(ca)),
+        authenticator: Arc::new(Authenticator::new(
+            options.trust_domain.clone(),
+            Tokens::Issued(key),
+        )),
         serving,
     })
 }
@@ -218,7 +222,7 @@ fn trust(
 struct Nobody;
 
 impl NodeAuthorizer for Nobody {
-    fn may_impersonate(&self, _caller: &ServiceAccountRef, _identity: &SpiffeId) -> bool {
+    fn may_impersonate(&self, _caller: &Caller, _identity: &SpiffeId) -> bool {
         false
     }
 }

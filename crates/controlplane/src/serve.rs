@@ -8,17 +8,16 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::HeaderMap;
-use http::header::AUTHORIZATION;
 use tonic::Extensions;
 use tracing::debug;
+use waymark_identity::SpiffeId;
 use waymark_identity::grpc::PeerInfo;
-use waymark_identity::{ServiceAccountRef, SpiffeId};
 use waymark_proto::envoy::envoy::config::core::v3::Node;
 use waymark_xds::server::{Client, ClientSummary, Refusal, Source, View};
 use waymark_xds::{NodeId, NodeKind, ResourceSet};
 
 use self::node::Metadata;
-use crate::ca::{Authenticator, NodeAuthorizer};
+use crate::ca::{Authenticator, Caller, NodeAuthorizer, Shown};
 use crate::core::{Core, Inner};
 use crate::generate::ProxyKey;
 use crate::index::Index;
@@ -63,7 +62,7 @@ impl XdsSource {
 }
 
 impl Source for XdsSource {
-    fn authenticate(
+    async fn authenticate(
         &self,
         headers: &HeaderMap,
         extensions: &Extensions,
@@ -73,8 +72,8 @@ impl Source for XdsSource {
             // The plain-text port knows nobody, and is only there where the operator asked for it.
             return Ok(None);
         }
-        let authorization = headers.get(AUTHORIZATION).map(http::HeaderValue::as_bytes);
-        match self.authenticator.authenticate_parts(peer, authorization) {
+        let shown = Shown::of_headers(peer, headers);
+        match self.authenticator.authenticate_shown(shown).await {
             Ok(caller) => Ok(Some(caller.identity.to_string())),
             Err(error) => {
                 debug!(%error, "xds client is nobody we know");
@@ -197,7 +196,7 @@ fn not_ready() -> Refusal {
 pub struct CapturedWorkloads(pub Arc<Core>);
 
 impl NodeAuthorizer for CapturedWorkloads {
-    fn may_impersonate(&self, _caller: &ServiceAccountRef, identity: &SpiffeId) -> bool {
+    fn may_impersonate(&self, _caller: &Caller, identity: &SpiffeId) -> bool {
         self.0.read(|inner| {
             inner
                 .index

@@ -2,6 +2,7 @@
 //!
 //! Conditions, reasons and messages are upstream's where it has them. Spec: control-plane.md 7.3, 9.1, 10.
 
+pub mod cluster;
 mod gateway;
 
 use std::path::{Path, PathBuf};

@@ -25,7 +25,8 @@ use tracing::{debug, info, warn};
 use waymark_api::names;
 use waymark_api::waypoint::WaypointClass;
 
-pub use self::report::{Problem, Problems, Report};
+pub use self::report::{Problem, Report, Verdicts};
+pub(crate) use self::report::{REPORTER, cut};
 use self::revision::Revisions;
 use crate::apply::{Applied, Applier, ApplyError, Owner, field_manager};
 use crate::waypoint::{
@@ -124,11 +125,14 @@ impl Deployer {
         let object = serde_json::to_value(&*gateway).unwrap_or_default();
         let view = match GatewayView::read(&object) {
             Ok(view) if self.options.classes.contains(&view.class) => view,
-            Ok(_) => return Ok(Action::await_change()),
+            Ok(_) => {
+                self.forget(&owner);
+                return Ok(Action::await_change());
+            }
             Err(GatewayError::Class(_)) => {
                 // It may have been a waypoint before.
                 self.clean(&owner, &[]).await?;
-                self.report.clear(&owner);
+                self.report.forget(&owner);
                 return Ok(Action::await_change());
             }
             Err(error @ GatewayError::Shape(_)) => {
@@ -324,7 +328,7 @@ impl Deployer {
 
     fn forget(&self, owner: &Owner) {
         self.lock().remove(&owner.uid);
-        self.report.clear(owner);
+        self.report.forget(owner);
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Memory>> {

@@ -11,7 +11,7 @@ mod template;
 
 use serde_json::Value;
 
-pub use self::gateway::{GatewayAddress, GatewayError, GatewayView, Parameters};
+pub use self::gateway::{GatewayAddress, GatewayError, GatewayListener, GatewayView, Parameters};
 pub use self::merge::MergeError;
 pub use self::overlay::{Overlay, OverlayError};
 pub use self::template::{ContainerImages, PodSettings, Template};

@@ -8,6 +8,8 @@ mod ca;
 mod deploy;
 #[path = "cluster/election.rs"]
 mod election;
+#[path = "cluster/status.rs"]
+mod status;
 #[path = "cluster/token.rs"]
 mod token;
 

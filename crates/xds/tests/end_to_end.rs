@@ -29,7 +29,7 @@ type Contents = BTreeMap<String, BTreeMap<String, Vec<u8>>>;
 struct OneSet(watch::Sender<ResourceSet>);
 
 impl Source for OneSet {
-    fn authenticate(
+    async fn authenticate(
         &self,
         headers: &http::HeaderMap,
         _: &tonic::Extensions,
@@ -102,15 +102,14 @@ struct RunningServer {
 
 impl RunningServer {
     async fn start(address: SocketAddr, source: Arc<OneSet>) -> Self {
+        Self::start_with(address, source, Options::default()).await
+    }
+
+    async fn start_with(address: SocketAddr, source: Arc<OneSet>, options: Options) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (registry, drain) = (Registry::default(), Drain::new(Duration::from_secs(5)));
-        let service = Service::new(
-            source,
-            registry.clone(),
-            Options::default(),
-            drain.shutdown(),
-        );
+        let service = Service::new(source, registry.clone(), options, drain.shutdown());
         let shutdown = drain.shutdown();
         let task = spawn("server", async move {
             Server::builder()
@@ -313,6 +312,25 @@ async fn a_server_that_comes_back_sends_nothing_twice() {
             (AUTHORIZATION, 0, 0)
         ]
     );
+    drop(client);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_stream_that_is_old_ends_and_what_comes_back_is_sent_nothing_twice() {
+    let options = Options {
+        max_stream_age: Some(Duration::from_millis(300)),
+        ..Options::default()
+    };
+    let address = SocketAddr::from(([127, 0, 0, 1], 0));
+    let server = RunningServer::start_with(address, source(), options).await;
+    let mut client = RunningClient::start(server.address, "Bearer good");
+    client.state(|state| state.streams >= 3).await;
+    client
+        .state(|state| state.connected && state.answered)
+        .await;
+    client.has(CLUSTER, &[("a", b"1"), ("b", b"1")]).await;
+    assert_eq!(server.registry.totals()[ADDRESS].resources, 5000);
     drop(client);
     server.stop().await;
 }

@@ -2,17 +2,33 @@
 
 use std::sync::Arc;
 
+use http::{HeaderMap, HeaderValue};
 use tonic::Request;
 use waymark_identity::grpc::PeerInfo;
-use waymark_identity::{SpiffeId, TrustDomain};
+use waymark_identity::{ServiceAccountRef, SpiffeId, TrustDomain};
+use waymark_kubernetes::token::{BoundPod, ReviewError, TokenReviewer};
 
 use crate::token::{TokenError, TokenKey};
+
+/// How bearer tokens are verified.
+#[derive(Debug, Clone)]
+pub enum Tokens {
+    /// They are our own.
+    Issued(Arc<TokenKey>),
+    /// They are those of a cluster's service accounts: its API server is asked.
+    Reviewed {
+        /// Who asks.
+        reviewer: Arc<TokenReviewer>,
+        /// The cluster's name, which callers may give.
+        cluster_id: String,
+    },
+}
 
 /// Tells who a caller is, by its client certificate or its bearer token; the CA and xDS use the same one.
 #[derive(Debug)]
 pub struct Authenticator {
     trust_domain: TrustDomain,
-    tokens: Arc<TokenKey>,
+    tokens: Tokens,
 }
 
 /// A caller that has shown who it is.
@@ -22,6 +38,8 @@ pub struct Caller {
     pub identity: SpiffeId,
     /// How it has shown that.
     pub proof: Proof,
+    /// The pod that its token is bound to, where tokens are.
+    pub pod: Option<BoundPod>,
 }
 
 /// How a caller has shown who it is.
@@ -29,13 +47,36 @@ pub struct Caller {
 pub enum Proof {
     /// A client certificate that leads to our roots.
     Certificate,
-    /// A bearer token that we issued.
+    /// A bearer token.
     Token,
 }
 
+/// What a request says about who sent it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Shown<'a> {
+    /// What the connection knows of the peer.
+    pub peer: Option<&'a PeerInfo>,
+    /// Header `authorization`.
+    pub authorization: Option<&'a [u8]>,
+    /// Header `clusterid`: the cluster that the token is of.
+    pub cluster_id: Option<&'a [u8]>,
+}
+
+impl<'a> Shown<'a> {
+    /// What headers say.
+    pub fn of_headers(peer: Option<&'a PeerInfo>, headers: &'a HeaderMap) -> Self {
+        let header = |name: &str| headers.get(name).map(HeaderValue::as_bytes);
+        Self {
+            peer,
+            authorization: header("authorization"),
+            cluster_id: header("clusterid"),
+        }
+    }
+}
+
 impl Authenticator {
-    /// Callers of a trust domain, with tokens of a key.
-    pub fn new(trust_domain: TrustDomain, tokens: Arc<TokenKey>) -> Self {
+    /// Callers of a trust domain, with tokens that are verified so.
+    pub fn new(trust_domain: TrustDomain, tokens: Tokens) -> Self {
         Self {
             trust_domain,
             tokens,
@@ -46,37 +87,32 @@ impl Authenticator {
     ///
     /// # Errors
     /// Why each of them failed. For our log: the caller is told nothing of it.
-    pub fn authenticate<T>(&self, request: &Request<T>) -> Result<Caller, AuthError> {
-        let authorization = request
-            .metadata()
-            .get("authorization")
-            .map(|value| value.as_bytes());
-        self.authenticate_parts(request.extensions().get::<PeerInfo>(), authorization)
+    pub async fn authenticate<T>(&self, request: &Request<T>) -> Result<Caller, AuthError> {
+        let peer = request.extensions().get::<PeerInfo>();
+        let shown = Shown::of_headers(peer, request.metadata().as_ref());
+        self.authenticate_shown(shown).await
     }
 
-    /// As [`Authenticator::authenticate`], from what the connection and the `authorization` header say.
+    /// As [`Authenticator::authenticate`], from what was shown.
     ///
     /// # Errors
     /// See there.
-    pub fn authenticate_parts(
-        &self,
-        peer: Option<&PeerInfo>,
-        authorization: Option<&[u8]>,
-    ) -> Result<Caller, AuthError> {
-        let by_certificate = self.by_certificate(peer);
-        let certificate = match by_certificate {
+    pub async fn authenticate_shown(&self, shown: Shown<'_>) -> Result<Caller, AuthError> {
+        let certificate = match self.by_certificate(shown.peer) {
             Ok(identity) => {
                 return Ok(Caller {
                     identity,
                     proof: Proof::Certificate,
+                    pod: None,
                 });
             }
             Err(e) => e,
         };
-        match self.by_token(authorization) {
-            Ok(identity) => Ok(Caller {
-                identity,
+        match self.by_token(shown).await {
+            Ok((account, pod)) => Ok(Caller {
+                identity: account.identity(&self.trust_domain),
                 proof: Proof::Token,
+                pod,
             }),
             Err(token) => Err(AuthError { certificate, token }),
         }
@@ -98,23 +134,45 @@ impl Authenticator {
         }
     }
 
-    fn by_token(&self, authorization: Option<&[u8]>) -> Result<SpiffeId, TokenFailure> {
-        let header = authorization.ok_or(TokenFailure::None)?;
+    async fn by_token(
+        &self,
+        shown: Shown<'_>,
+    ) -> Result<(ServiceAccountRef, Option<BoundPod>), TokenFailure> {
+        let header = shown.authorization.ok_or(TokenFailure::None)?;
         let header = std::str::from_utf8(header).map_err(|_| TokenFailure::NotBearer)?;
         let (scheme, token) = header.split_once(' ').ok_or(TokenFailure::NotBearer)?;
         if !scheme.eq_ignore_ascii_case("bearer") {
             return Err(TokenFailure::NotBearer);
         }
-        let account = self
-            .tokens
-            .verify(token.trim())
-            .map_err(TokenFailure::Token)?;
-        Ok(account.identity(&self.trust_domain))
+        match &self.tokens {
+            Tokens::Issued(key) => {
+                let account = key.verify(token.trim()).map_err(TokenFailure::Issued)?;
+                Ok((account, None))
+            }
+            Tokens::Reviewed {
+                reviewer,
+                cluster_id,
+            } => {
+                if let Some(other) = shown.cluster_id.filter(|id| *id != cluster_id.as_bytes()) {
+                    return Err(TokenFailure::Cluster {
+                        asked: String::from_utf8_lossy(other).into_owned(),
+                        known: cluster_id.clone(),
+                    });
+                }
+                let owner = reviewer
+                    .review(token.trim())
+                    .await
+                    .map_err(TokenFailure::Review)?;
+                let account = ServiceAccountRef::new(&owner.namespace, &owner.service_account)
+                    .map_err(|_| TokenFailure::Account)?;
+                Ok((account, owner.pod))
+            }
+        }
     }
 }
 
 /// Nothing that a caller has shown says who it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[error("client certificate: {certificate}; bearer token: {token}")]
 pub struct AuthError {
     certificate: CertificateFailure,
@@ -131,12 +189,18 @@ enum CertificateFailure {
     Several,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 enum TokenFailure {
     #[error("none")]
     None,
     #[error("the authorization header is not a bearer token")]
     NotBearer,
     #[error("{0}")]
-    Token(TokenError),
+    Issued(TokenError),
+    #[error("{0}")]
+    Review(ReviewError),
+    #[error("of cluster {asked:?}, which is not known; known: {known}")]
+    Cluster { asked: String, known: String },
+    #[error("its service account has a name that no identity can have")]
+    Account,
 }

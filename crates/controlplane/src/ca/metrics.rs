@@ -1,16 +1,15 @@
 //! What the certificate authority counts. Names: control-plane.md 11.9.
 
 use std::fmt::Write;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use waymark_identity::Ca;
+use super::SharedCa;
 
 /// Counters of the certificate authority, and when its certificates end.
 #[derive(Debug)]
 pub struct CaMetrics {
-    ca: Arc<Ca>,
+    ca: SharedCa,
     pub(super) requests: Counter,
     pub(super) authentication_failures: Counter,
     pub(super) parse_errors: Counter,
@@ -34,7 +33,7 @@ impl Counter {
 }
 
 impl CaMetrics {
-    pub(super) fn new(ca: Arc<Ca>) -> Self {
+    pub(super) fn new(ca: SharedCa) -> Self {
         Self {
             ca,
             requests: Counter::default(),
@@ -88,18 +87,15 @@ impl CaMetrics {
                 counter.value()
             );
         }
-        let roots = self
-            .ca
+        let ca = self.ca.load();
+        let roots = ca
             .roots()
             .infos()
             .into_iter()
             .map(|info| info.not_after)
             .min()
             .unwrap_or(UNIX_EPOCH);
-        for (what, end) in [
-            ("root_cert", roots),
-            ("cert_chain", self.ca.chain_not_after()),
-        ] {
+        for (what, end) in [("root_cert", roots), ("cert_chain", ca.chain_not_after())] {
             let at = seconds(end);
             let left = at - seconds(now);
             let name = format!("citadel_server_{what}_expiry");

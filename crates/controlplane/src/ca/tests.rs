@@ -16,7 +16,7 @@ use crate::token::TokenKey;
 struct OneNode;
 
 impl NodeAuthorizer for OneNode {
-    fn may_impersonate(&self, _caller: &ServiceAccountRef, identity: &SpiffeId) -> bool {
+    fn may_impersonate(&self, _caller: &Caller, identity: &SpiffeId) -> bool {
         *identity == id("reviews")
     }
 }
@@ -36,10 +36,11 @@ fn fixture() -> Fixture {
     let dir = tempfile::tempdir().unwrap();
     let tokens =
         Arc::new(TokenKey::load_or_create(&dir.path().join("k"), Arc::new(SystemClock)).unwrap());
-    let ca = Arc::new(Ca::in_memory(&TrustDomain::default(), Arc::new(SystemClock)).unwrap());
+    let ca = Ca::in_memory(&TrustDomain::default(), Arc::new(SystemClock)).unwrap();
+    let ca = Arc::new(ArcSwap::from_pointee(ca));
     let authenticator = Arc::new(Authenticator::new(
         TrustDomain::default(),
-        Arc::clone(&tokens),
+        Tokens::Issued(Arc::clone(&tokens)),
     ));
     let trusted = vec!["istio-system/waymark-node".parse().unwrap()];
     Fixture {

@@ -9,6 +9,7 @@ use waymark_identity::TrustDomain;
 use waymark_rt::{Drain, ListenOptions, SystemClock, Task, listen, spawn};
 
 use super::*;
+use crate::ca::Tokens;
 use crate::token::TokenKey;
 
 #[derive(Default)]
@@ -88,7 +89,7 @@ fn server() -> (DebugServer<View>, Arc<View>, Arc<TokenKey>) {
     let view = Arc::new(View::default());
     let authenticator = Arc::new(Authenticator::new(
         TrustDomain::default(),
-        Arc::clone(&tokens),
+        Tokens::Issued(Arc::clone(&tokens)),
     ));
     (
         DebugServer::new(Arc::clone(&view), authenticator, "istio-system"),
@@ -243,11 +244,11 @@ async fn only_get_and_head() {
     running.stop().await;
 }
 
-#[test]
-fn callers_from_elsewhere_need_a_token_of_the_system_namespace() {
+#[tokio::test]
+async fn callers_from_elsewhere_need_a_token_of_the_system_namespace() {
     let (server, view, tokens) = server();
     view.ready.store(true, Ordering::SeqCst);
-    let ask = |path: &str, account: Option<&str>, from: &str| {
+    let ask = async |path: &str, account: Option<&str>, from: &str| {
         let mut request = Request::get(path);
         if let Some(account) = account {
             let token = tokens.issue(&account.parse().unwrap(), Duration::from_secs(60));
@@ -255,21 +256,22 @@ fn callers_from_elsewhere_need_a_token_of_the_system_namespace() {
         }
         server
             .respond(&request.body(()).unwrap(), from.parse().unwrap())
+            .await
             .status()
             .as_u16()
     };
-    assert_eq!(ask("/ready", None, "192.0.2.1"), 200);
-    assert_eq!(ask("/debug/syncz", None, "192.0.2.1"), 401);
+    assert_eq!(ask("/ready", None, "192.0.2.1").await, 200);
+    assert_eq!(ask("/debug/syncz", None, "192.0.2.1").await, 401);
     assert_eq!(
-        ask("/debug/syncz", Some("default/reviews"), "192.0.2.1"),
+        ask("/debug/syncz", Some("default/reviews"), "192.0.2.1").await,
         403
     );
     assert_eq!(
-        ask("/debug/syncz", Some("istio-system/default"), "192.0.2.1"),
+        ask("/debug/syncz", Some("istio-system/default"), "192.0.2.1").await,
         200
     );
     for loopback in ["127.0.0.1", "127.244.0.9", "::1", "::ffff:127.0.0.1"] {
-        assert_eq!(ask("/debug/syncz", None, loopback), 200, "{loopback}");
+        assert_eq!(ask("/debug/syncz", None, loopback).await, 200, "{loopback}");
     }
 }
 

@@ -80,7 +80,7 @@ impl AggregatedDiscoveryService for Replay {
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
         let identity = match &self.authenticator {
             None => None,
-            Some(authenticator) => match authenticator.authenticate(&request) {
+            Some(authenticator) => match authenticator.authenticate(&request).await {
                 Ok(caller) => Some(caller.identity.to_string()),
                 Err(error) => {
                     tracing::info!(%error, "client is nobody we know");

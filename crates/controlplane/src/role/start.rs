@@ -7,6 +7,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use serde::Serialize;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -24,7 +25,7 @@ use waymark_xds::server::{Options, Registry, Service};
 
 use super::RunError;
 use super::args::{Deploy, Settings};
-use crate::ca::{Authenticator, CaService};
+use crate::ca::{Authenticator, CaService, SharedCa, Tokens};
 use crate::core::Core;
 use crate::debug::DebugServer;
 use crate::deploy::{self, DeployOptions, Desired, OnShutdown, ReplicaStates};
@@ -91,7 +92,7 @@ impl Running {
 
 /// What proves who is who.
 struct Trust {
-    ca: Arc<Ca>,
+    ca: SharedCa,
     authenticator: Arc<Authenticator>,
     tokens: Arc<TokenFiles>,
     serving: CertHandle,
@@ -259,8 +260,11 @@ fn trust(settings: &Settings, address: IpAddr) -> Result<Trust, RunError> {
     let serving_names = serving_names(settings, address);
     let serving = CertHandle::fixed(ca.serving(&serving_names, None)?);
     Ok(Trust {
-        ca: Arc::new(ca),
-        authenticator: Arc::new(Authenticator::new(settings.trust_domain.clone(), key)),
+        ca: Arc::new(ArcSwap::from_pointee(ca)),
+        authenticator: Arc::new(Authenticator::new(
+            settings.trust_domain.clone(),
+            Tokens::Issued(key),
+        )),
         tokens: Arc::new(tokens),
         serving,
         serving_names,
@@ -289,7 +293,7 @@ fn serving_names(settings: &Settings, address: IpAddr) -> Vec<ServingName> {
 
 fn core(settings: &Settings, trust: &Trust) -> Result<Core, RunError> {
     let ipam = Ipam::load(&settings.state_dir.join("ipam.json"))?;
-    let trust_domain = trust.ca.trust_domain().as_str().to_owned();
+    let trust_domain = trust.ca.load().trust_domain().as_str().to_owned();
     let facts = facts::Settings {
         cluster_id: settings.cluster_id.clone(),
         node_name: settings.node_name.as_str().into(),
@@ -487,7 +491,7 @@ async fn write_statuses(core: Arc<Core>, view: Arc<ControlPlane>, mut file: Stat
 async fn renew(
     serving: CertHandle,
     names: Vec<ServingName>,
-    ca: Arc<Ca>,
+    ca: SharedCa,
     tokens: Arc<TokenFiles>,
     accounts: Vec<ServiceAccountRef>,
 ) {
@@ -497,7 +501,7 @@ async fn renew(
     ticks.tick().await;
     loop {
         ticks.tick().await;
-        match ca.serving(&names, None) {
+        match ca.load().serving(&names, None) {
             Ok(credentials) => serving.publish(Arc::new(credentials), None),
             Err(error) => warn!(%error, "serving certificate is not renewed"),
         }

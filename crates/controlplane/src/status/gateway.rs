@@ -6,7 +6,9 @@ use waymark_api::Resource;
 use waymark_api::gateway::{Gateway, ListenerProtocol, WaypointForm};
 use waymark_api::meta::Kind;
 use waymark_api::names;
+use waymark_kubernetes::status::ConditionStatus;
 
+use super::cluster::finding;
 use super::{Address, Condition, GatewayStatus, READY, ReplicaStatus};
 use crate::core::Inner;
 use crate::deploy::{Phase, ReplicaKey, ReplicaState};
@@ -101,29 +103,10 @@ fn programmed(inner: &Inner, waypoint: &Waypoint) -> Condition {
             return Condition::new("Programmed", true, "Programmed", "Resource programmed");
         }
     };
-    let failed = |reason: &str, warning: String| {
-        let message = format!("Failed to assign to any requested addresses: {warning}");
-        Condition::new("Programmed", false, reason, message)
-    };
-    let Some(service) = inner.index.canonical(&host) else {
-        return failed("AddressNotUsable", format!("hostname \"{host}\" not found"));
-    };
-    let ready = inner
-        .index
-        .members()
-        .of_service(&service.key)
-        .filter_map(|uid| inner.index.workload(uid))
-        .any(|workload| workload.health == crate::index::workload::Health::Healthy);
-    if ready {
-        let port = names::HBONE_PORT;
-        let message = format!("Resource programmed, assigned to service(s) {host}:{port}");
-        Condition::new("Programmed", true, "Programmed", message)
-    } else {
-        failed(
-            "AddressNotAssigned",
-            format!("no instances found for hostname \"{host}\""),
-        )
-    }
+    let finding = finding(inner, &host, names::HBONE_PORT);
+    let condition = waymark_kubernetes::status::programmed(&[(host, finding)], names::HBONE_PORT);
+    let yes = condition.status == ConditionStatus::True;
+    Condition::new(condition.kind, yes, &condition.reason, condition.message)
 }
 
 fn addresses(inner: &Inner, key: &WaypointKey, waypoint: Option<&Waypoint>) -> Vec<Address> {

@@ -59,47 +59,40 @@ impl Problem {
     }
 }
 
-/// What is wrong with which Gateway, by namespace and name.
-pub type Problems = BTreeMap<(String, String), Problem>;
+/// The Gateways that are ours, by namespace and name, and what is wrong with them.
+pub type Verdicts = BTreeMap<(String, String), Option<Problem>>;
 
 /// Where the controller tells what is wrong.
 #[derive(Clone)]
 pub struct Report {
-    problems: watch::Sender<Arc<Problems>>,
+    verdicts: watch::Sender<Arc<Verdicts>>,
     recorder: Recorder,
 }
 
 impl fmt::Debug for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Report")
-            .field("problems", &self.problems)
+            .field("verdicts", &self.verdicts)
             .finish_non_exhaustive()
     }
 }
 
 impl Report {
     /// A report; the receiver is for whoever writes statuses. `instance` is the pod's name.
-    pub fn new(client: Client, instance: &str) -> (Self, watch::Receiver<Arc<Problems>>) {
-        let (problems, watched) = watch::channel(Arc::default());
+    pub fn new(client: Client, instance: &str) -> (Self, watch::Receiver<Arc<Verdicts>>) {
+        let (verdicts, watched) = watch::channel(Arc::default());
         let reporter = Reporter {
             controller: REPORTER.to_owned(),
             instance: Some(instance.to_owned()),
         };
         let recorder = Recorder::new(client, reporter);
-        (Self { problems, recorder }, watched)
+        (Self { verdicts, recorder }, watched)
     }
 
-    /// Notes what is wrong; the first time it is an event too.
+    /// Notes what is wrong with a Gateway of ours; the first time it is an event too.
     pub(super) async fn tell(&self, gateway: &DynamicObject, problem: Problem) {
         let key = (gateway.namespace().unwrap_or_default(), gateway.name_any());
-        let new = self.problems.send_if_modified(|problems| {
-            let new = problems.get(&key) != Some(&problem);
-            if new {
-                Arc::make_mut(problems).insert(key.clone(), problem.clone());
-            }
-            new
-        });
-        if !new {
+        if !self.note(key.clone(), Some(problem.clone())) {
             return;
         }
         let (namespace, gateway_name) = &key;
@@ -123,17 +116,32 @@ impl Report {
         }
     }
 
-    /// Notes that nothing is wrong.
+    /// Notes that a Gateway is ours, and nothing wrong with it.
     pub(super) fn clear(&self, gateway: &Owner) {
+        self.note((gateway.namespace.clone(), gateway.name.clone()), None);
+    }
+
+    /// Notes that a Gateway is not ours.
+    pub(super) fn forget(&self, gateway: &Owner) {
         let key = (gateway.namespace.clone(), gateway.name.clone());
-        self.problems.send_if_modified(|problems| {
-            problems.contains_key(&key) && Arc::make_mut(problems).remove(&key).is_some()
+        self.verdicts.send_if_modified(|verdicts| {
+            verdicts.contains_key(&key) && Arc::make_mut(verdicts).remove(&key).is_some()
         });
+    }
+
+    fn note(&self, key: (String, String), verdict: Option<Problem>) -> bool {
+        self.verdicts.send_if_modified(|verdicts| {
+            let new = verdicts.get(&key) != Some(&verdict);
+            if new {
+                Arc::make_mut(verdicts).insert(key, verdict);
+            }
+            new
+        })
     }
 }
 
 /// An event's note has at most 1024 bytes.
-fn cut(message: &str) -> String {
+pub(crate) fn cut(message: &str) -> String {
     let mut end = message.len().min(MAX_NOTE);
     while !message.is_char_boundary(end) {
         end -= 1;
@@ -146,5 +154,5 @@ pub(super) const INVALID_PARAMETERS: &str = "InvalidParameters";
 /// Ours: upstream is silent about it.
 pub(super) const FOREIGN_OBJECT: &str = "ForeignObject";
 /// Who events are from.
-const REPORTER: &str = "waymark.dev/controlplane";
+pub(crate) const REPORTER: &str = "waymark.dev/controlplane";
 const MAX_NOTE: usize = 1024;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use tokio::sync::watch;
 use waymark_api::waypoint::WaypointClass;
-use waymark_kubernetes::deployer::{self, DeployerOptions, Problems, Report};
+use waymark_kubernetes::deployer::{self, DeployerOptions, Report, Verdicts};
 use waymark_kubernetes::waypoint::{ContainerImages, PodSettings, Template};
 use waymark_rt::Task;
 use waymark_testkit::kubernetes::{ApiServer, Crds, Options};
@@ -39,27 +39,32 @@ fn options(revision: &str, classes: &[WaypointClass]) -> DeployerOptions {
 }
 
 struct Controller {
-    problems: watch::Receiver<Arc<Problems>>,
+    verdicts: watch::Receiver<Arc<Verdicts>>,
     _task: Task<()>,
 }
 
 async fn controller(api: &ApiServer, options: DeployerOptions) -> Controller {
     let client = client(&api.kubeconfig()).await;
-    let (report, problems) = Report::new(client.clone(), "test");
+    let (report, verdicts) = Report::new(client.clone(), "test");
     Controller {
-        problems,
+        verdicts,
         _task: waymark_rt::spawn("deployer", deployer::run(client, options, report)),
     }
 }
 
 impl Controller {
+    /// Whether there are Gateways, and nothing is wrong with any.
+    fn fine(&self) -> bool {
+        let verdicts = self.verdicts.borrow();
+        !verdicts.is_empty() && verdicts.values().all(Option::is_none)
+    }
+
     async fn problem(&self, namespace: &str, gateway: &str) -> String {
         let key = (namespace.to_owned(), gateway.to_owned());
         until("problem", || {
-            let problems = self.problems.borrow();
-            problems
-                .get(&key)
-                .map(|problem| format!("{}: {}", problem.reason, problem.message))
+            let verdicts = self.verdicts.borrow();
+            let problem = verdicts.get(&key)?.as_ref()?;
+            Some(format!("{}: {}", problem.reason, problem.message))
         })
         .await
     }
@@ -244,10 +249,7 @@ async fn what_is_not_ours_is_left_alone_and_reported() {
         service["metadata"]["labels"]["gateway.networking.k8s.io/gateway-name"],
         "w"
     );
-    until("no problem", || {
-        controller.problems.borrow().is_empty().then_some(())
-    })
-    .await;
+    until("no problem", || controller.fine().then_some(())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -306,10 +308,7 @@ async fn parameters_are_laid_over_and_broken_ones_change_nothing() {
     let autoscaler = appears(api, "hpa", &namespace, "w").await;
     assert_eq!(autoscaler["spec"]["maxReplicas"], 4);
     appears(api, "pdb", &namespace, "w").await;
-    until("no problem", || {
-        controller.problems.borrow().is_empty().then_some(())
-    })
-    .await;
+    until("no problem", || controller.fine().then_some(())).await;
 
     api.apply(&parameters("metadata: { name: other }"));
     let problem = controller.problem(&namespace, "w").await;

@@ -82,7 +82,7 @@ impl World {
 struct ControlPlane(Arc<World>);
 
 impl Source for ControlPlane {
-    fn authenticate(
+    async fn authenticate(
         &self,
         headers: &http::HeaderMap,
         _: &Extensions,

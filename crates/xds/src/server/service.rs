@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures_util::Stream;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 use tonic::body::Body;
 use tonic::codegen::{Body as HttpBody, StdError};
 use tonic::server::{Grpc, NamedService, StreamingService};
@@ -43,6 +43,9 @@ pub struct Options {
     pub first_request: Duration,
     /// The largest request, in bytes.
     pub max_request_bytes: usize,
+    /// How old a stream gets, give or take a tenth: then it ends, and its client comes back, perhaps to another replica.
+    /// `None`: as old as it likes.
+    pub max_stream_age: Option<Duration>,
 }
 
 impl Default for Options {
@@ -50,6 +53,7 @@ impl Default for Options {
         Self {
             first_request: Duration::from_secs(10),
             max_request_bytes: 4 << 20,
+            max_stream_age: None,
         }
     }
 }
@@ -140,7 +144,10 @@ impl<S: Source> Service<S> {
     ) -> Result<Driver, Status> {
         let peer = request.remote_addr();
         let (metadata, extensions, mut requests) = request.into_parts();
-        let identity = self.source.authenticate(metadata.as_ref(), &extensions)?;
+        let identity = self
+            .source
+            .authenticate(metadata.as_ref(), &extensions)
+            .await?;
         let first = loop {
             let request = timeout(self.options.first_request, requests.message())
                 .await
@@ -185,6 +192,10 @@ impl<S: Source> Service<S> {
             requests,
             view,
             connection,
+            ends: self
+                .options
+                .max_stream_age
+                .map(|age| Instant::now() + jittered(age)),
             shutdown: self.shutdown,
         };
         driver.handle(first)?;
@@ -199,6 +210,8 @@ struct Driver {
     requests: Streaming<DeltaDiscoveryRequest>,
     view: View,
     connection: Connection,
+    /// When it is old enough.
+    ends: Option<Instant>,
     shutdown: Shutdown,
 }
 
@@ -222,6 +235,7 @@ impl Driver {
                 () = self.shutdown.draining() => Event::Shutdown,
                 request = self.requests.message() => Event::Request(request),
                 set = changed(&mut self.view.sets) => Event::Set(set),
+                () = sleep_until(self.ends.unwrap_or_else(Instant::now)), if self.ends.is_some() => Event::Old,
             };
             match event {
                 Event::Request(Ok(Some(request))) => {
@@ -237,6 +251,13 @@ impl Driver {
                     return None;
                 }
                 Event::Set(Some(set)) => self.stream.offer(set),
+                Event::Old => {
+                    debug!(
+                        connection = self.connection.id(),
+                        "xds stream is old enough"
+                    );
+                    return Some(Err(Status::unavailable("max connection age is reached")));
+                }
                 Event::Set(None) | Event::Shutdown => {
                     return Some(Err(Status::unavailable("server is closing")));
                 }
@@ -287,6 +308,7 @@ impl Drop for Driver {
 enum Event {
     Request(Result<Option<DeltaDiscoveryRequest>, Status>),
     Set(Option<ResourceSet>),
+    Old,
     Shutdown,
 }
 
@@ -294,6 +316,11 @@ enum Event {
 async fn changed(sets: &mut watch::Receiver<ResourceSet>) -> Option<ResourceSet> {
     sets.changed().await.ok()?;
     Some(sets.borrow_and_update().clone())
+}
+
+/// Give or take a tenth, as gRPC does it, so that clients that came together do not come back together.
+fn jittered(age: Duration) -> Duration {
+    age.mul_f64(rand::random_range(0.9..=1.1))
 }
 
 impl From<RequestError> for Status {

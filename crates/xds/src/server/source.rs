@@ -20,7 +20,7 @@ pub trait Source: Send + Sync + 'static {
         &self,
         headers: &http::HeaderMap,
         extensions: &Extensions,
-    ) -> Result<Option<String>, Refusal>;
+    ) -> impl Future<Output = Result<Option<String>, Refusal>> + Send;
 
     /// Opens the view of a client that has said who it is: what it is to have, now and from now on.
     ///

@@ -51,6 +51,8 @@ struct Side {
     conn: Connection,
     out: WriteBuf,
     window: usize,
+    /// The most that is sent at once: a byte at a time, a lot of it takes for ever and shows nothing new.
+    most: usize,
     streams: BTreeMap<u32, Track>,
 }
 
@@ -77,7 +79,8 @@ enum Sends {
 
 impl World {
     fn new(client: Arc<Config>, server: Arc<Config>) -> Self {
-        let side = |name, config: &Config, conn, out| Side {
+        let side = |name, config: &Config, peer: &Config, conn, out| Side {
+            most: peer.stream_window_bytes as usize * 200,
             name,
             conn,
             out,
@@ -94,8 +97,8 @@ impl World {
         let mut server_out = WriteBuf::new();
         let server_conn = Connection::server(server.clone(), &mut server_out);
         Self {
-            client: side("client", &client, client_conn, client_out),
-            server: side("server", &server, server_conn, server_out),
+            client: side("client", &client, &server, client_conn, client_out),
+            server: side("server", &server, &client, server_conn, server_out),
             now: Instant::now(),
         }
     }
@@ -214,7 +217,7 @@ impl Side {
     }
 
     fn send(&mut self, choices: &mut Choices<'_>) {
-        let count = choices.pick(256) * [1, 10, 100][choices.pick(3)];
+        let count = (choices.pick(256) * [1, 10, 100][choices.pick(3)]).min(self.most);
         let end = End::from(choices.pick(4) == 0);
         let Some(track) = pick(&mut self.streams, choices, |track| {
             track.sends == Sends::Body && track.pending.is_none()

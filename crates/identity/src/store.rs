@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::BoxFuture;
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 use tracing::{debug, info, warn};
@@ -45,6 +46,8 @@ pub struct CertStore {
     shared: Arc<Shared>,
     entries: RwLock<HashMap<SpiffeId, Entered>>,
     tasks: Tasks,
+    /// Where the tasks run: who asks for a certificate may be on a thread without a runtime.
+    runtime: Handle,
 }
 
 struct Entered {
@@ -54,6 +57,9 @@ struct Entered {
 
 impl CertStore {
     /// A store without certificates.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime: certificates are fetched there.
     pub fn new(source: Arc<dyn CertSource>, options: StoreOptions) -> Self {
         let shared = Shared {
             source,
@@ -66,13 +72,11 @@ impl CertStore {
             shared: Arc::new(shared),
             entries: RwLock::default(),
             tasks: Tasks::new(),
+            runtime: Handle::current(),
         }
     }
 
     /// The handle of an identity. The first call starts fetching its certificate; however many ask, it is fetched once.
-    ///
-    /// # Panics
-    /// Outside a tokio runtime, when the identity is new.
     pub fn handle(&self, identity: &SpiffeId) -> CertHandle {
         if let Some(known) = self.known(identity) {
             return known;
@@ -91,6 +95,7 @@ impl CertStore {
                     handle: handle.clone(),
                     identity: identity.clone(),
                 };
+                let _runtime = self.runtime.enter();
                 let renewal = self.tasks.spawn("certificate", renew.run());
                 entry.insert(Entered {
                     handle: handle.clone(),

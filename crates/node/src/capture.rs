@@ -8,13 +8,13 @@ pub mod wanted;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::rc::Rc;
 
-use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::task_tracker::TaskTrackerToken;
+use waymark_driver::tcp::Accepted;
 
-use crate::workers::Worker;
+use crate::workers::Local;
 
 /// What a captured connection is, by where it was taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -31,7 +31,7 @@ pub enum Entry {
 #[derive(Debug)]
 pub struct Captured {
     /// The connection.
-    pub stream: TcpStream,
+    pub stream: Accepted,
     /// Who connected.
     pub peer: SocketAddr,
     /// What was connected to.
@@ -44,8 +44,8 @@ pub struct Captured {
 
 /// Takes captured connections over.
 pub trait Intake: Send + Sync + 'static {
-    /// Serves a connection; called on `worker`'s thread, must not block.
-    fn take(&self, worker: &Arc<Worker>, captured: Captured);
+    /// Serves a connection; called on the thread that accepted it, must not block.
+    fn take(&self, here: &Rc<Local>, captured: Captured);
     /// Held by whoever may still have connections to hand over.
     fn hold(&self) -> TaskTrackerToken;
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use http::header::{FORWARDED, HeaderMap, HeaderName, HeaderValue};
 use rand::{Rng, RngExt};
+use waymark_engine::{Field, Head};
 use waymark_identity::SpiffeId;
 
 use crate::state::Workload;
@@ -90,6 +91,27 @@ pub fn response(workload: &Workload) -> HeaderMap {
     baggage(workload)
         .map(|value| HeaderMap::from_iter([(BAGGAGE, value)]))
         .unwrap_or_default()
+}
+
+/// Headers as fields of HTTP/2.
+pub fn fields(headers: &HeaderMap) -> Vec<Field<'_>> {
+    headers
+        .iter()
+        .map(|(name, value)| Field::new(name.as_str().as_bytes(), value.as_bytes()))
+        .collect()
+}
+
+/// The headers of a CONNECT that came; a field that no header can be is passed over.
+pub fn of_head(head: &Head) -> HeaderMap {
+    head.fields()
+        .filter_map(|field| {
+            let name = HeaderName::from_bytes(field.name).ok()?;
+            Some((name, HeaderValue::from_bytes(field.value).ok()?))
+        })
+        .fold(HeaderMap::new(), |mut headers, (name, value)| {
+            headers.append(name, value);
+            headers
+        })
 }
 
 /// Says whom the node proxy speaks for.

@@ -7,11 +7,12 @@ mod inbound;
 mod outbound;
 
 use std::net::IpAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 
+use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
-use tracing::debug;
 use waymark_hbone::{Acceptor, Drain, Pool, PoolSettings, ServerSettings};
 use waymark_rt::connect::{Keepalive, set_keepalive};
 use waymark_rt::{ConnectOptions, Shutdown};
@@ -20,7 +21,7 @@ use crate::capture::{Captured, Entry, Intake};
 use crate::certificates::Certificates;
 use crate::state::{StateHandle, Workload};
 use crate::telemetry::Telemetry;
-use crate::workers::{Worker, adopt, least_busy};
+use crate::workers::{Load, Local, Worker, least_busy};
 
 /// Everything that a connection needs. Cheap to clone.
 #[derive(Clone)]
@@ -35,8 +36,8 @@ struct Shared {
     /// Source address of what the proxy sends in its own name.
     own_address: Option<IpAddr>,
     workers: Arc<[Arc<Worker>]>,
-    /// One for each worker.
-    pools: Box<[Pool]>,
+    /// Where names are resolved.
+    control: Handle,
     acceptor: Acceptor,
     drain: Drain,
     shutdown: Shutdown,
@@ -63,14 +64,14 @@ pub struct Parts {
 
 impl Proxy {
     /// A proxy that serves what it is given by its [`Intake`].
+    ///
+    /// # Panics
+    /// Outside a tokio runtime: names are resolved there.
     pub fn new(parts: Parts) -> Self {
         let drain = Drain::from(&parts.shutdown);
-        let pool = |_: &Arc<Worker>| {
-            Pool::new(parts.certificates.clone(), PoolSettings::default(), &drain)
-        };
         Self {
             shared: Arc::new(Shared {
-                pools: parts.workers.iter().map(pool).collect(),
+                control: Handle::current(),
                 acceptor: Acceptor::new(parts.certificates.clone(), ServerSettings::default()),
                 state: parts.state,
                 certificates: parts.certificates,
@@ -91,8 +92,15 @@ impl Proxy {
         self.shared.open.wait().await;
     }
 
-    fn pool(&self, worker: &Worker) -> &Pool {
-        &self.shared.pools[worker.index]
+    fn pool<'l>(&self, here: &'l Local) -> &'l Pool {
+        let shared = &self.shared;
+        here.pool(|| {
+            Pool::new(
+                shared.certificates.clone(),
+                PoolSettings::default(),
+                &shared.drain,
+            )
+        })
     }
 
     /// The workload of this node that calls from an address, if the mesh carries its connections. Anybody else is a client
@@ -112,57 +120,28 @@ impl Intake for Proxy {
         self.shared.open.token()
     }
 
-    fn take(&self, accepted_by: &Arc<Worker>, captured: Captured) {
-        let worker = Arc::clone(least_busy(&self.shared.workers, accepted_by));
-        let proxy = self.clone();
+    fn take(&self, here: &Rc<Local>, captured: Captured) {
+        let worker = least_busy(&self.shared.workers, here.worker());
+        let load = Load::of(worker);
         let hold = self.shared.open.token();
-        if Arc::ptr_eq(&worker, accepted_by) {
-            worker.clone().carry("connection", async move {
-                let _hold = hold;
-                proxy.serve(&worker, captured).await;
+        let proxy = self.clone();
+        let serve = move |there: &Rc<Local>| {
+            let local = Rc::clone(there);
+            there.spawn("connection", async move {
+                let (_load, _hold) = (load, hold);
+                proxy.serve(&local, captured).await;
             });
-            return;
-        }
-        // A socket is watched by the event loop of the thread that uses it.
-        let Captured {
-            stream,
-            peer,
-            destination,
-            entry,
-            released,
-        } = captured;
-        let stream = match stream.into_std() {
-            Ok(stream) => stream,
-            Err(error) => {
-                debug!(%peer, %error, "accepted connection is gone");
-                return;
-            }
         };
-        worker.clone().carry("connection", async move {
-            let _hold = hold;
-            match adopt(stream) {
-                Ok(stream) => {
-                    proxy
-                        .serve(
-                            &worker,
-                            Captured {
-                                stream,
-                                peer,
-                                destination,
-                                entry,
-                                released,
-                            },
-                        )
-                        .await
-                }
-                Err(error) => debug!(%peer, %error, "accepted connection is gone"),
-            }
-        });
+        if Arc::ptr_eq(worker, here.worker()) {
+            serve(here);
+        } else {
+            worker.run_there(serve);
+        }
     }
 }
 
 impl Proxy {
-    async fn serve(&self, worker: &Arc<Worker>, captured: Captured) {
+    async fn serve(&self, here: &Rc<Local>, captured: Captured) {
         // Tunnels have HTTP/2 pings instead. It fails only on a socket that is gone, whose first use says so.
         if captured.entry != Entry::InboundHbone {
             let _ = set_keepalive(&captured.stream, &Keepalive::default());
@@ -170,15 +149,15 @@ impl Proxy {
         match captured.entry {
             Entry::Outbound => {
                 let client = self.mesh_client(captured.peer.ip());
-                self.outbound(worker, captured, client).await;
+                self.outbound(here, captured, client).await;
             }
             // A workload of the mesh that addresses a pod: captured at its destination instead of its source, and served as
             // if it had been captured there.
             Entry::InboundPlain => match self.mesh_client(captured.peer.ip()) {
-                Some(client) => self.outbound(worker, captured, Some(client)).await,
-                None => self.inbound_plain(worker, captured).await,
+                Some(client) => self.outbound(here, captured, Some(client)).await,
+                None => self.inbound_plain(here, captured).await,
             },
-            Entry::InboundHbone => self.inbound_hbone(worker, captured).await,
+            Entry::InboundHbone => self.inbound_hbone(here, captured).await,
         }
     }
 }

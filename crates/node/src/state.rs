@@ -140,7 +140,10 @@ impl StateHandle {
                 changes.changed().await.ok()?;
             }
         };
-        tokio::time::timeout(patience, watch).await.ok().flatten()
+        waymark_driver::timeout(patience, watch)
+            .await
+            .ok()
+            .flatten()
     }
 
     /// Changes with every change of a policy, or of the policies that a workload names: what was admitted has to be

@@ -1,27 +1,41 @@
-//! The threads that carry the data path: one event loop each, with its own pool of tunnels.
+//! The threads that carry the data path: one executor each, with its own pool of tunnels.
 //!
 //! A connection is accepted by the worker that watches its listener and stays with the worker that has the fewest; from
 //! then on it never changes thread. Control loops (xDS, certificates, admin) run elsewhere.
 
+use std::cell::OnceCell;
+use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
 use std::num::NonZeroUsize;
-use std::sync::Arc;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use tokio::net::TcpStream;
-use tokio::runtime::{Builder, Handle};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use waymark_rt::{Spawner, Tasks};
+use waymark_driver::{Executor, Tasks};
+use waymark_hbone::Pool;
 
-/// A thread and its event loop.
+/// A worker, as other threads see it.
 pub struct Worker {
     /// Position among the workers.
     pub index: usize,
-    handle: Handle,
-    spawner: Spawner,
+    /// What other threads want done here. Holds at most a listener for each captured address, and a connection for each
+    /// that this worker has agreed to carry (see [`least_busy`]).
+    inbox: Mutex<VecDeque<Job>>,
+    filled: Notify,
     active: AtomicUsize,
+}
+
+type Job = Box<dyn FnOnce(&Rc<Local>) + Send>;
+
+/// A worker, as its own thread sees it.
+pub struct Local {
+    worker: Arc<Worker>,
+    tasks: Tasks,
+    pool: OnceCell<Pool>,
 }
 
 /// All worker threads; they end when this is dropped.
@@ -29,7 +43,6 @@ pub struct Workers {
     workers: Arc<[Arc<Worker>]>,
     stop: CancellationToken,
     threads: Vec<JoinHandle<()>>,
-    tasks: Vec<Tasks>,
 }
 
 impl Workers {
@@ -38,33 +51,39 @@ impl Workers {
     /// # Errors
     /// When a thread or its event loop cannot be made.
     pub fn start(count: NonZeroUsize) -> io::Result<Self> {
-        let stop = CancellationToken::new();
-        let mut this = Self {
-            workers: Arc::new([]),
-            stop,
-            threads: Vec::new(),
-            tasks: Vec::new(),
-        };
-        let mut workers = Vec::with_capacity(count.get());
-        for index in 0..count.get() {
-            let runtime = Builder::new_current_thread().enable_all().build()?;
-            let tasks = Tasks::new();
-            workers.push(Arc::new(Worker {
+        let worker = |index| {
+            Arc::new(Worker {
                 index,
-                handle: runtime.handle().clone(),
-                spawner: tasks.spawner(),
+                inbox: Mutex::default(),
+                filled: Notify::new(),
                 active: AtomicUsize::new(0),
-            }));
-            this.tasks.push(tasks);
-            let stop = this.stop.clone();
-            let run = move || runtime.block_on(stop.cancelled_owned());
-            this.threads.push(
-                std::thread::Builder::new()
-                    .name(format!("waymark-node-{index}"))
-                    .spawn(run)?,
-            );
+            })
+        };
+        let mut this = Self {
+            workers: (0..count.get()).map(worker).collect(),
+            stop: CancellationToken::new(),
+            threads: Vec::new(),
+        };
+        for worker in this.workers.iter() {
+            // Waits until the event loop is made, so that a lack of descriptors is told here.
+            let (made, outcome) = std::sync::mpsc::sync_channel(1);
+            let (worker, stop) = (Arc::clone(worker), this.stop.clone());
+            let run = move || match Executor::new() {
+                Ok(mut executor) => {
+                    let _ = made.send(Ok(()));
+                    executor.block_on(stop.run_until_cancelled_owned(worker.run()));
+                }
+                Err(error) => {
+                    let _ = made.send(Err(error));
+                }
+            };
+            let name = format!("waymark-node-{}", this.threads.len());
+            this.threads
+                .push(std::thread::Builder::new().name(name).spawn(run)?);
+            outcome
+                .recv()
+                .unwrap_or_else(|_| Err(io::Error::other("the thread ended")))?;
         }
-        this.workers = workers.into();
         Ok(this)
     }
 
@@ -76,7 +95,6 @@ impl Workers {
 
 impl Drop for Workers {
     fn drop(&mut self) {
-        self.tasks.clear();
         self.stop.cancel();
         for thread in self.threads.drain(..) {
             // A worker that panicked has said so already.
@@ -86,23 +104,68 @@ impl Drop for Workers {
 }
 
 impl Worker {
-    /// Starts a task on this worker, from any thread.
-    pub fn spawn(&self, name: &'static str, future: impl Future<Output = ()> + Send + 'static) {
-        let _on_this_worker = self.handle.enter();
-        self.spawner.spawn(name, future);
+    /// Has something done on this worker's thread. It must not block.
+    pub fn run_there(&self, job: impl FnOnce(&Rc<Local>) + Send + 'static) {
+        self.inbox().push_back(Box::new(job));
+        self.filled.notify_one();
     }
 
-    /// Starts a task that this worker is responsible for a connection with; it counts for [`least_busy`].
-    pub fn carry(
-        self: &Arc<Self>,
-        name: &'static str,
-        future: impl Future<Output = ()> + Send + 'static,
-    ) {
-        let load = Load::of(self);
-        self.spawn(name, async move {
-            let _load = load;
-            future.await;
+    /// Does what it is told, on its own thread.
+    async fn run(self: Arc<Self>) {
+        let local = Rc::new(Local {
+            worker: self,
+            tasks: Tasks::new(),
+            pool: OnceCell::new(),
         });
+        loop {
+            let job = local.worker.inbox().pop_front();
+            match job {
+                Some(job) => job(&local),
+                None => local.worker.filled.notified().await,
+            }
+        }
+    }
+
+    fn inbox(&self) -> std::sync::MutexGuard<'_, VecDeque<Job>> {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Local {
+    /// This worker, for other threads.
+    pub fn worker(&self) -> &Arc<Worker> {
+        &self.worker
+    }
+
+    /// The tunnels of this worker.
+    pub fn pool(&self, make: impl FnOnce() -> Pool) -> &Pool {
+        self.pool.get_or_init(make)
+    }
+
+    /// Starts a task on this worker.
+    pub fn spawn(&self, name: &'static str, future: impl Future<Output = ()> + 'static) {
+        self.tasks.spawn(name, future);
+    }
+}
+
+/// A connection that counts for [`least_busy`], from when its worker is chosen to its end.
+pub struct Load {
+    worker: Arc<Worker>,
+}
+
+impl Load {
+    /// Counts one more.
+    pub fn of(worker: &Arc<Worker>) -> Self {
+        worker.active.fetch_add(1, Ordering::Relaxed);
+        Self {
+            worker: Arc::clone(worker),
+        }
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.worker.active.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -117,32 +180,5 @@ pub fn least_busy<'a>(workers: &'a [Arc<Worker>], preferred: &'a Arc<Worker>) ->
         least
     } else {
         preferred
-    }
-}
-
-/// Moves an accepted connection to the event loop of the current thread.
-///
-/// # Errors
-/// When the loop cannot watch it.
-pub fn adopt(stream: std::net::TcpStream) -> io::Result<TcpStream> {
-    TcpStream::from_std(stream)
-}
-
-struct Load {
-    worker: Arc<Worker>,
-}
-
-impl Load {
-    fn of(worker: &Arc<Worker>) -> Self {
-        worker.active.fetch_add(1, Ordering::Relaxed);
-        Self {
-            worker: Arc::clone(worker),
-        }
-    }
-}
-
-impl Drop for Load {
-    fn drop(&mut self) {
-        self.worker.active.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -5,20 +5,23 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{debug, error, info};
+use waymark_driver::TcpListener;
 use waymark_rt::Task;
-use waymark_rt::listen::{ListenError, ListenOptions, Listener, bind};
+use waymark_rt::listen::{ListenError, ListenOptions, bind};
 
 use super::wanted::{self, Point};
 use super::{Capture, Captured, Entry, Intake};
 use crate::state::{ServiceKey, StateHandle, Store, Touched, Uid};
 use crate::telemetry::chain;
-use crate::workers::Worker;
+use crate::workers::{Local, Worker};
 
 const RETRY_MIN: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(10);
@@ -261,15 +264,17 @@ impl Set {
         let close = CancellationToken::new();
         // Listeners are spread over the workers; where a connection is carried is decided when it comes.
         let spread = usize::from(address.port()).wrapping_add(hash_ip(address));
-        let worker = Arc::clone(&self.workers[spread % self.workers.len()]);
+        let worker = &self.workers[spread % self.workers.len()];
         let released = close.clone();
         let accepting = Accepting {
-            worker: Arc::clone(&worker),
+            hold: self.intake.hold(),
             intake: Arc::clone(&self.intake),
             entry,
             released,
         };
-        worker.spawn("listener", accepting.run(socket));
+        worker.run_there(move |here| {
+            here.spawn("listener", accepting.run(Rc::clone(here), socket));
+        });
         debug!(%address, ?entry, "capturing");
         Ok(close.drop_guard())
     }
@@ -346,16 +351,16 @@ fn hash_ip(address: SocketAddr) -> usize {
 
 /// One listener's loop.
 struct Accepting {
-    worker: Arc<Worker>,
+    hold: TaskTrackerToken,
     intake: Arc<dyn Intake>,
     entry: Entry,
     released: CancellationToken,
 }
 
 impl Accepting {
-    async fn run(self, socket: std::net::TcpListener) {
-        let _hold = self.intake.hold();
-        let mut listener = match Listener::from_std(socket) {
+    async fn run(self, here: Rc<Local>, socket: std::net::TcpListener) {
+        let _hold = self.hold;
+        let mut listener = match TcpListener::from_std(socket) {
             Ok(listener) => listener,
             Err(error) => {
                 error!(error = %error, "cannot watch a listener");
@@ -367,7 +372,7 @@ impl Accepting {
         // clients were told that they are connected.
         let mut queued = usize::from(ListenOptions::default().backlog);
         while queued > 0 {
-            let (stream, peer) = tokio::select! {
+            let stream = tokio::select! {
                 biased;
                 accepted = listener.accept() => accepted,
                 () = self.released.cancelled() => break,
@@ -375,13 +380,13 @@ impl Accepting {
             queued -= usize::from(self.released.is_cancelled());
             let released = self.released.clone();
             let captured = Captured {
+                peer: stream.peer_addr(),
                 stream,
-                peer,
                 destination,
                 entry: self.entry,
                 released,
             };
-            self.intake.take(&self.worker, captured);
+            self.intake.take(&here, captured);
         }
     }
 }

@@ -2,6 +2,7 @@
 //! connected to the application or sent through the waypoint.
 
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use crate::state::model::{Service, Workload};
 use crate::state::{Store, balance};
 use crate::telemetry::metrics::EnforcementAction;
 use crate::telemetry::{Description, Direction, Open, Outcome, ResponseFlag, Side, Transport};
-use crate::workers::Worker;
+use crate::workers::Local;
 
 /// How long a policy that a workload names may be on its way: the control plane sends policies right after workloads.
 const POLICY_PATIENCE: Duration = Duration::from_secs(1);
@@ -94,7 +95,7 @@ impl Proxy {
     /// Judges and connects. On `Err`, what a peer by HBONE is answered; the rest has been told to log and metrics.
     pub(super) async fn pass(
         &self,
-        worker: &Arc<Worker>,
+        here: &Rc<Local>,
         arrived: Arrived,
     ) -> Result<Passed, StatusCode> {
         let judgement = self.judge(&arrived);
@@ -119,7 +120,7 @@ impl Proxy {
         self.count(&arrived, &judgement);
         match judgement.route {
             Route::Deliver(why) => self.deliver(&arrived, why, admission).await,
-            Route::Waypoint(detour) => self.detour(worker, &arrived, *detour, admission).await,
+            Route::Waypoint(detour) => self.detour(here, &arrived, *detour, admission).await,
             Route::Refuse(refused) => {
                 let action = Some(EnforcementAction::Refused);
                 Err(self.deny(&arrived, action, &Denied::Enforced(refused)))
@@ -198,7 +199,7 @@ impl Proxy {
     /// In the proxy's own name, saying whom it speaks for.
     async fn detour(
         &self,
-        worker: &Arc<Worker>,
+        here: &Rc<Local>,
         arrived: &Arrived,
         detour: Detour,
         admission: Admission,
@@ -231,7 +232,7 @@ impl Proxy {
             self.shared.own_address,
         );
         match self
-            .dial_hbone(worker, &route, address, speaks, request)
+            .dial_hbone(here, &route, address, speaks, request)
             .await
         {
             Ok(connected) => Ok(Passed {

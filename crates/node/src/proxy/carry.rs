@@ -4,9 +4,9 @@ use std::future::Future;
 use std::io;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
-use tokio::net::TcpStream;
-use waymark_hbone::{ByteStream, CopyOutcome, ReadState, Tunnel, copy_bidirectional};
+use waymark_driver::tcp::Accepted;
+use waymark_driver::{Io, Socket, TcpStream};
+use waymark_hbone::{CopyOutcome, Tunnel, copy_bidirectional};
 
 use super::Proxy;
 use crate::policy::{self, Connection, Verdict};
@@ -16,41 +16,56 @@ use crate::telemetry::{Open, Outcome, ResponseFlag};
 /// The far side of a connection.
 pub(super) enum FarSide {
     /// In clear.
-    Tcp(TcpStream),
+    Tcp(Socket),
     /// A tunnel.
     Tunnel(Box<Tunnel>),
 }
 
-impl ByteStream for FarSide {
-    fn poll_take(
-        &mut self,
-        cx: &mut Context<'_>,
-        state: &mut ReadState,
-    ) -> Poll<io::Result<Option<Bytes>>> {
+/// The near side of a captured connection, from when it has a far side. `None` when it is gone.
+pub(super) fn near(accepted: Accepted) -> Option<Socket> {
+    let peer = accepted.peer_addr();
+    match TcpStream::adopt(accepted).and_then(Socket::plain) {
+        Ok(socket) => Some(socket),
+        Err(error) => {
+            tracing::debug!(%peer, %error, "accepted connection is gone");
+            None
+        }
+    }
+}
+
+impl Io for FarSide {
+    fn poll_fill_more(&mut self, have: usize, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
         match self {
-            Self::Tcp(stream) => stream.poll_take(cx, state),
-            Self::Tunnel(tunnel) => tunnel.poll_take(cx, state),
+            Self::Tcp(socket) => socket.poll_fill_more(have, cx),
+            Self::Tunnel(tunnel) => tunnel.poll_fill_more(have, cx),
         }
     }
 
-    fn taken(&mut self, bytes: usize) {
+    fn consume(&mut self, bytes: usize) {
         match self {
-            Self::Tcp(stream) => stream.taken(bytes),
-            Self::Tunnel(tunnel) => tunnel.taken(bytes),
+            Self::Tcp(socket) => socket.consume(bytes),
+            Self::Tunnel(tunnel) => tunnel.consume(bytes),
         }
     }
 
-    fn poll_put(&mut self, cx: &mut Context<'_>, bytes: &mut Bytes) -> Poll<io::Result<usize>> {
+    fn poll_put(&mut self, bytes: &[u8], cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         match self {
-            Self::Tcp(stream) => stream.poll_put(cx, bytes),
-            Self::Tunnel(tunnel) => tunnel.poll_put(cx, bytes),
+            Self::Tcp(socket) => socket.poll_put(bytes, cx),
+            Self::Tunnel(tunnel) => tunnel.poll_put(bytes, cx),
         }
     }
 
     fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
-            Self::Tcp(stream) => stream.poll_finish(cx),
+            Self::Tcp(socket) => socket.poll_finish(cx),
             Self::Tunnel(tunnel) => tunnel.poll_finish(cx),
+        }
+    }
+
+    fn abort(&mut self) {
+        match self {
+            Self::Tcp(socket) => socket.abort(),
+            Self::Tunnel(tunnel) => tunnel.abort(),
         }
     }
 }
@@ -95,7 +110,7 @@ impl Admission {
 
 impl Proxy {
     /// Carries an admitted connection of a local workload.
-    pub(super) async fn carry_admitted<S: ByteStream>(
+    pub(super) async fn carry_admitted<S: Io>(
         &self,
         near: &mut S,
         far: &mut FarSide,
@@ -106,7 +121,7 @@ impl Proxy {
     }
 
     /// Carries a connection until both sides have ended, the drain's deadline has passed, or `revoked` resolves.
-    pub(super) async fn carry<S: ByteStream>(
+    pub(super) async fn carry<S: Io>(
         &self,
         near: &mut S,
         far: &mut FarSide,

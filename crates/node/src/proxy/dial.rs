@@ -1,20 +1,23 @@
 //! Connecting onwards: to an application, to an address in clear, through a tunnel.
 
+use std::error::Error;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderMap;
-use tokio::net::TcpStream;
+use waymark_driver::h2::{ConnectionEnd, OpenError, StreamEnd};
+use waymark_driver::{Socket, TcpStream, timeout};
 use waymark_hbone::{Authority, ConnectError, Connected, ExpectedPeer, PoolKey};
 use waymark_identity::SpiffeId;
-use waymark_rt::connect::ConnectError as TcpError;
+use waymark_rt::connect::{ConnectError as TcpError, ConnectOptions};
 
 use super::Proxy;
 use crate::decision::{HboneRoute, Target};
+use crate::headers;
 use crate::telemetry::{Outcome, ResponseFlag, chain};
-use crate::workers::Worker;
+use crate::workers::Local;
 
 /// For a name that an endpoint has instead of an address.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -73,7 +76,7 @@ fn hbone_outcome(error: &ConnectError) -> (ResponseFlag, String) {
                 "identity verification error: peer did not present the expected SAN ({want}), got {got}"
             ),
         ),
-        ConnectError::Http2 { .. } => (
+        ConnectError::Broken { source, .. } if is_protocol_error(&**source) => (
             ResponseFlag::H2HandshakeFailure,
             format!("http2 handshake failed: {text}"),
         ),
@@ -85,6 +88,19 @@ fn hbone_outcome(error: &ConnectError) -> (ResponseFlag, String) {
     }
 }
 
+/// Whether what ended a connection before the first answer was no HTTP/2.
+fn is_protocol_error(source: &(dyn Error + 'static)) -> bool {
+    let end = match source.downcast_ref() {
+        Some(StreamEnd::Connection(end)) => Some(end),
+        Some(StreamEnd::Reset { .. } | StreamEnd::GivenUp) => None,
+        None => match source.downcast_ref() {
+            Some(OpenError::Over(end)) => Some(end),
+            Some(OpenError::TooManyStreams | OpenError::Leaving) | None => None,
+        },
+    };
+    matches!(end, Some(ConnectionEnd::Protocol(_)))
+}
+
 impl Proxy {
     /// Connects in clear, from `source` where that address can be used, so that the other side sees the client's; from any
     /// address otherwise.
@@ -92,22 +108,18 @@ impl Proxy {
         &self,
         to: SocketAddr,
         source: Option<IpAddr>,
-    ) -> Result<TcpStream, DialError> {
+    ) -> Result<Socket, DialError> {
         let options = self.shared.connect;
         // An address of the other family, or an outside address for a loopback destination, would never do.
         let source = source.filter(|ip| {
             ip.is_ipv4() == to.is_ipv4() && (ip.is_loopback() || !to.ip().is_loopback())
         });
         let Some(source) = source else {
-            return waymark_rt::connect(to, &options)
-                .await
-                .map_err(DialError::Tcp);
+            return connect(to, &options).await;
         };
-        match waymark_rt::connect(to, &options.from_source(source)).await {
-            Err(TcpError::Bind { .. }) => waymark_rt::connect(to, &options)
-                .await
-                .map_err(DialError::Tcp),
-            result => result.map_err(DialError::Tcp),
+        match connect(to, &options.from_source(source)).await {
+            Err(DialError::Tcp(TcpError::Bind { .. })) => connect(to, &options).await,
+            result => result,
         }
     }
 
@@ -121,12 +133,19 @@ impl Proxy {
             host: Arc::clone(host),
             source,
         };
-        let lookup = tokio::net::lookup_host((&**host, port));
-        let found = match tokio::time::timeout(RESOLVE_TIMEOUT, lookup).await {
-            Ok(found) => found.map_err(failed)?,
-            Err(_) => return Err(failed(io::ErrorKind::TimedOut.into())),
+        let name = Arc::clone(host);
+        let lookup = {
+            let _control = self.shared.control.enter();
+            waymark_rt::spawn("resolve", async move {
+                let found = tokio::net::lookup_host((&*name, port)).await?;
+                Ok(found.collect::<Vec<SocketAddr>>())
+            })
         };
-        let mut found: Vec<SocketAddr> = found.collect();
+        let found = timeout(RESOLVE_TIMEOUT, lookup)
+            .await
+            .map_err(|_| io::ErrorKind::TimedOut.into())
+            .and_then(|looked_up| looked_up.unwrap_or_else(|e| Err(io::Error::other(e))));
+        let mut found = found.map_err(failed)?;
         let preferred = found
             .iter()
             .any(|address| address.is_ipv4() == like.is_ipv4());
@@ -140,7 +159,7 @@ impl Proxy {
     /// Opens a tunnel as `source`, from `bind` if given.
     pub(super) async fn dial_hbone(
         &self,
-        worker: &Worker,
+        here: &Local,
         route: &HboneRoute,
         address: SocketAddr,
         (source, bind): (SpiffeId, Option<IpAddr>),
@@ -153,9 +172,16 @@ impl Proxy {
             bind: bind.filter(|ip| ip.is_ipv4() == address.is_ipv4()),
         };
         let authority = Authority::from(route.authority);
-        self.pool(worker)
-            .connect(&key, &authority, headers)
+        self.pool(here)
+            .connect(&key, &authority, headers::fields(&headers))
             .await
             .map_err(DialError::Hbone)
     }
+}
+
+async fn connect(to: SocketAddr, options: &ConnectOptions) -> Result<Socket, DialError> {
+    let stream = TcpStream::connect(to, options)
+        .await
+        .map_err(DialError::Tcp)?;
+    Socket::plain(stream).map_err(|source| DialError::Tcp(TcpError::Io { addr: to, source }))
 }

@@ -1,18 +1,19 @@
 //! Connections to a local workload: tunnels at its 15008, and plain text at its ports.
 
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
-use tokio::io::AsyncWriteExt;
 use tracing::debug;
+use waymark_driver::TcpStream;
+use waymark_driver::io::put_all;
 use waymark_hbone::{AcceptError, Incoming};
 
 use super::Proxy;
 use super::arrival::{Arrived, Passed, service_of};
-use super::carry::FarSide;
+use super::carry::{FarSide, near};
 use crate::capture::Captured;
 use crate::decision::ILLEGAL_PORTS;
 use crate::destination::{self, Asked, Delivery, DestinationError};
@@ -20,7 +21,7 @@ use crate::headers;
 use crate::proxy_header;
 use crate::state::{Store, Workload};
 use crate::telemetry::Direction;
-use crate::workers::Worker;
+use crate::workers::Local;
 
 /// How long a workload may be unknown: the listener can be ahead of nothing, but a workload may be replaced just now.
 const WORKLOAD_PATIENCE: Duration = Duration::from_secs(5);
@@ -50,7 +51,7 @@ struct NotAccepted(#[source] AcceptError);
 
 impl Proxy {
     /// Serves a connection at a workload's HBONE port.
-    pub(super) async fn inbound_hbone(&self, worker: &Arc<Worker>, captured: Captured) {
+    pub(super) async fn inbound_hbone(&self, here: &Rc<Local>, captured: Captured) {
         let Captured {
             stream,
             peer,
@@ -59,6 +60,13 @@ impl Proxy {
             ..
         } = captured;
         let drain = self.shared.drain.child();
+        let stream = match TcpStream::adopt(stream) {
+            Ok(stream) => stream,
+            Err(error) => {
+                debug!(%peer, %error, "accepted connection is gone");
+                return;
+            }
+        };
         let accepted = Box::pin(self.shared.acceptor.accept(stream, &drain)).await;
         let mut connection = match accepted {
             Ok(connection) => connection,
@@ -84,9 +92,9 @@ impl Proxy {
             };
             let Some(incoming) = incoming else { break };
             let proxy = self.clone();
-            let on = Arc::clone(worker);
+            let on = Rc::clone(here);
             let hold = self.shared.open.token();
-            worker.spawn("tunnel", async move {
+            here.spawn("tunnel", async move {
                 let _hold = hold;
                 proxy.serve_stream(&on, incoming).await;
             });
@@ -94,7 +102,7 @@ impl Proxy {
     }
 
     /// Serves one CONNECT.
-    async fn serve_stream(&self, worker: &Arc<Worker>, mut incoming: Incoming) {
+    async fn serve_stream(&self, here: &Rc<Local>, mut incoming: Incoming) {
         let info = Arc::clone(&incoming.connection);
         let (arrived, proxy_header) = match self.arrived(&incoming).await {
             Ok(found) => found,
@@ -114,7 +122,7 @@ impl Proxy {
         let passed = tokio::select! {
             biased;
             () = incoming.cancelled() => return,
-            passed = Box::pin(self.pass(worker, arrived)) => passed,
+            passed = Box::pin(self.pass(here, arrived)) => passed,
         };
         let Passed {
             mut far,
@@ -124,7 +132,7 @@ impl Proxy {
             Ok(passed) => passed,
             Err(status) => return incoming.refuse(status),
         };
-        let mut tunnel = match incoming.accept(headers::response(&workload)) {
+        let mut tunnel = match incoming.accept(headers::fields(&headers::response(&workload))) {
             Ok(tunnel) => tunnel,
             Err(error) => {
                 debug!(%error, "the peer is gone");
@@ -132,9 +140,8 @@ impl Proxy {
             }
         };
         if let (Some(destination), FarSide::Tcp(stream)) = (proxy_header, &mut far) {
-            let header: Bytes =
-                proxy_header::v2(info.peer_addr, destination, peer_identity.as_ref());
-            if let Err(error) = stream.write_all(&header).await {
+            let header = proxy_header::v2(info.peer_addr, destination, peer_identity.as_ref());
+            if let Err(error) = put_all(stream, &header).await {
                 debug!(%error, "the application is gone");
                 return;
             }
@@ -163,7 +170,8 @@ impl Proxy {
             service,
             proxy_header,
         } = destination::find(&store, &asked)?;
-        let named = headers::forwarded_host(&incoming.headers);
+        let headers = headers::of_head(&incoming.head);
+        let named = headers::forwarded_host(&headers);
         let service = service.or_else(|| service_of(&store, &workload, destination.port(), named));
         let source = source_of(&store, info.peer_addr);
         drop(store);
@@ -177,7 +185,7 @@ impl Proxy {
             application,
             authority: Some(incoming.authority.to_string()),
             service,
-            headers: incoming.headers.clone(),
+            headers,
         };
         Ok((arrived, proxy_header))
     }
@@ -197,9 +205,9 @@ impl Proxy {
     }
 
     /// Serves a plain-text connection of a client outside the mesh to a port of a pod.
-    pub(super) async fn inbound_plain(&self, worker: &Arc<Worker>, captured: Captured) {
+    pub(super) async fn inbound_plain(&self, here: &Rc<Local>, captured: Captured) {
         let Captured {
-            mut stream,
+            stream,
             peer,
             destination,
             ..
@@ -218,9 +226,12 @@ impl Proxy {
             mut far,
             open,
             admission,
-        }) = Box::pin(self.pass(worker, arrived)).await
+        }) = Box::pin(self.pass(here, arrived)).await
         {
-            self.carry_admitted(&mut stream, &mut far, open, &admission)
+            let Some(mut near) = near(stream) else {
+                return;
+            };
+            self.carry_admitted(&mut near, &mut far, open, &admission)
                 .await;
         }
     }

@@ -1,12 +1,13 @@
 //! Connections to a service, or of a mesh workload to a pod: decided, then tunnelled or passed on.
 
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use waymark_hbone::Tunnel;
 
 use super::Proxy;
-use super::carry::FarSide;
+use super::carry::{FarSide, near};
 use super::dial::DialError;
 use crate::capture::Captured;
 use crate::decision::{self, Decision, HboneRoute, Refusal, Target, TcpRoute};
@@ -14,18 +15,18 @@ use crate::headers;
 use crate::state::Workload;
 use crate::state::balance::Origin;
 use crate::telemetry::{Description, Direction, Open, Side, Transport};
-use crate::workers::Worker;
+use crate::workers::Local;
 
 impl Proxy {
     /// Serves a connection of `client`, or of a client outside the mesh.
     pub(super) async fn outbound(
         &self,
-        worker: &Arc<Worker>,
+        here: &Rc<Local>,
         captured: Captured,
         client: Option<Arc<Workload>>,
     ) {
         let Captured {
-            mut stream,
+            stream,
             peer,
             destination,
             ..
@@ -40,7 +41,7 @@ impl Proxy {
             decision::decide(&store, client.captured(), &mut rand::rng())
         };
         let connected = match decision.and_then(|decision| refuse_loop(decision, destination)) {
-            Ok(Decision::Hbone(route)) => self.outbound_hbone(worker, &client, *route).await,
+            Ok(Decision::Hbone(route)) => self.outbound_hbone(here, &client, *route).await,
             Ok(Decision::Tcp(route)) => self.outbound_tcp(&client, route).await,
             Err(refusal) => {
                 self.shared.telemetry.failed_early(
@@ -54,14 +55,17 @@ impl Proxy {
         };
         // Without a far side the client's connection is dropped: it sees an end, or a reset if it has sent something.
         if let Some((mut far, open)) = connected {
-            self.carry(&mut stream, &mut far, open, std::future::pending())
+            let Some(mut near) = near(stream) else {
+                return;
+            };
+            self.carry(&mut near, &mut far, open, std::future::pending())
                 .await;
         }
     }
 
     async fn outbound_hbone(
         &self,
-        worker: &Arc<Worker>,
+        here: &Rc<Local>,
         client: &Client,
         route: HboneRoute,
     ) -> Option<(FarSide, Open)> {
@@ -112,7 +116,7 @@ impl Proxy {
             ..client.description(address)
         });
         let dialled = self
-            .dial_hbone(worker, &route, address, speaks, request)
+            .dial_hbone(here, &route, address, speaks, request)
             .await;
         settle(dialled.map(|connected| tunnel(connected.tunnel)), open)
     }

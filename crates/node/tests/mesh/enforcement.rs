@@ -1,6 +1,6 @@
 //! Traffic that does not come from the waypoint in charge.
 
-use waymark_hbone::ConnectError;
+use waymark_hbone_tokio::ConnectError;
 use waymark_proto::extension::{Enforcement, WorkloadExtension};
 use waymark_proto::workload::Workload;
 

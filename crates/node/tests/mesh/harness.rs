@@ -12,7 +12,7 @@ use http::{HeaderMap, StatusCode};
 use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use waymark_hbone::{
+use waymark_hbone_tokio::{
     Acceptor, Authority, ConnectError, Connected, CopyCounters, Drain, ExpectedPeer, Incoming,
     Pool, PoolKey, PoolSettings, ServeAs, ServerSettings, Tunnel, copy_bidirectional,
 };

@@ -1,7 +1,7 @@
 //! Where connections go, and who they are when they arrive.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use waymark_hbone::ConnectError;
+use waymark_hbone_tokio::ConnectError;
 use waymark_identity::TrustDomain;
 use waymark_proto::security::{
     Action, Authorization, Group, Match, Rules, Scope, StringMatch, string_match::MatchType,

@@ -63,7 +63,6 @@ const ARROWS: &[(&str, &[&str])] = &[
             "waymark-driver",
             "waymark-engine",
             "waymark-hbone",
-            "waymark-hbone-tokio",
             "waymark-identity",
             "waymark-proto",
             "waymark-rt",
@@ -134,6 +133,32 @@ const ARROWS: &[(&str, &[&str])] = &[
 
 /// Crates that may contain `unsafe`.
 const UNSAFE: &[&str] = &["waymark-sys"];
+
+/// Where requests pass: nothing there may bring in another event loop or another codec.
+const DATA_PATH: &[&str] = &[
+    "crates/driver/src/",
+    "crates/engine/src/",
+    "crates/hbone/src/",
+    "crates/waypoint/src/cluster",
+    "crates/waypoint/src/downstream.rs",
+    "crates/waypoint/src/http",
+    "crates/waypoint/src/listener",
+    "crates/waypoint/src/originate.rs",
+    "crates/waypoint/src/route",
+    "crates/waypoint/src/signal.rs",
+    "crates/waypoint/src/tcp.rs",
+    "crates/waypoint/src/worker",
+];
+
+/// What may not be named there, and what of it may: channels and tokens that need no runtime.
+const OTHER_LOOPS: &[&str] = &[
+    "tokio::",
+    "tokio_rustls::",
+    "hyper::",
+    "hyper_util::",
+    " h2::",
+];
+const RUNTIME_FREE: &[&str] = &["tokio::sync::", "use waymark_"];
 
 #[derive(Deserialize)]
 struct Metadata {
@@ -217,6 +242,7 @@ pub(crate) fn tidy(root: &Path) -> Result<Vec<String>, TidyError> {
     wrong.extend(licences(root, &metadata)?);
     wrong.extend(file_names(&files));
     wrong.extend(contents(root, &files)?);
+    wrong.extend(data_path(root, &files)?);
     Ok(wrong)
 }
 
@@ -364,6 +390,38 @@ fn contents(root: &Path, files: &[PathBuf]) -> Result<Vec<String>, TidyError> {
     Ok(wrong)
 }
 
+/// The data path stays on the driver and the engine.
+fn data_path(root: &Path, files: &[PathBuf]) -> Result<Vec<String>, TidyError> {
+    let mut wrong = Vec::new();
+    for file in files {
+        let name = file.to_string_lossy();
+        let in_tests = name.contains("/tests/") || name.ends_with("/tests.rs");
+        if in_tests || !DATA_PATH.iter().any(|place| name.starts_with(place)) {
+            continue;
+        }
+        for (number, line) in read(&root.join(file))?.lines().enumerate() {
+            if line.starts_with("mod tests {") {
+                break; // peers are whoever there is
+            }
+            if imports_another_loop(line) {
+                let place = format!("{name}:{}", number + 1);
+                wrong.push(format!(
+                    "{place}: the data path knows the driver and the engine only"
+                ));
+            }
+        }
+    }
+    Ok(wrong)
+}
+
+fn imports_another_loop(line: &str) -> bool {
+    let line = line.trim_start();
+    let imports = line.starts_with("use ") || line.starts_with("pub use ");
+    imports
+        && OTHER_LOOPS.iter().any(|other| line.contains(other))
+        && !RUNTIME_FREE.iter().any(|free| line.contains(free))
+}
+
 fn tracked_files(root: &Path) -> Result<Vec<PathBuf>, TidyError> {
     let output = run(
         root,
@@ -406,6 +464,20 @@ fn read(path: &Path) -> Result<String, TidyError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn other_event_loops_are_told_from_their_channels() {
+        for (line, want) in [
+            ("use tokio::time::sleep;", true),
+            ("    use hyper::body::Incoming;", true),
+            ("use h2::Reason;", true),
+            ("use tokio::sync::mpsc;", false),
+            ("use waymark_engine::h2::Config;", false),
+            ("// as tokio::time does", false),
+        ] {
+            assert_eq!(imports_another_loop(line), want, "{line}");
+        }
+    }
 
     #[test]
     fn licence_expressions_need_one_allowed_alternative_in_every_part() {

@@ -7,6 +7,7 @@ mod edf;
 pub(crate) mod fixture;
 mod host_pool;
 mod lb;
+mod lease;
 mod load;
 
 use std::cell::{Cell, RefCell};
@@ -14,10 +15,10 @@ use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
 
-pub(crate) use self::host_pool::{AcquireError, Acquired, HostPool, Means, SendError, Version};
+pub(crate) use self::host_pool::{AcquireError, HostPool, Open, Version};
 use self::lb::Balancer;
+pub(crate) use self::lease::{Acquired, Unsent, UpstreamBroke};
 use crate::program::{
     Cluster, ClusterId, Discovery, Endpoint, EndpointHealth, EndpointKind, EndpointSet,
     LocalityName, Snapshot, Thresholds,
@@ -118,7 +119,7 @@ struct Balance {
 impl ClusterRuntime {
     fn new(config: &Arc<Cluster>, random: &Random) -> Self {
         let endpoints = config.endpoints.load_full();
-        let balancer = Balancer::new(config, &endpoints, None, Instant::now(), random);
+        let balancer = Balancer::new(config, &endpoints, None, waymark_driver::now(), random);
         Self {
             config: RefCell::new(Arc::clone(config)),
             balance: RefCell::new(Balance {
@@ -171,7 +172,7 @@ impl ClusterRuntime {
             }
             Discovery::Eds { .. } | Discovery::Static | Discovery::Dns(_) => {
                 let mut balance = self.balance.borrow_mut();
-                let now = Instant::now();
+                let now = waymark_driver::now();
                 let mut picked = Arc::clone(balance.balancer.pick(&config.lb, now, random)?);
                 for _ in 0..reselections {
                     if !tried.contains(&picked.kind) {
@@ -211,7 +212,7 @@ impl ClusterRuntime {
             config,
             &endpoints,
             Some(&balance.balancer),
-            Instant::now(),
+            waymark_driver::now(),
             random,
         );
         let replaced = !Arc::ptr_eq(&balance.endpoints, &endpoints);

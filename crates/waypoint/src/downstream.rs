@@ -3,13 +3,12 @@
 use std::net::SocketAddr;
 use std::str::FromStr;
 
-use http::{HeaderMap, HeaderName};
+use waymark_engine::Head;
 use waymark_hbone::{ConnectionInfo, Incoming};
 use waymark_identity::SpiffeId;
 
 /// Says whom a node proxy speaks for when it cannot present the identity itself. Spec: ARCHITECTURE.md, Identities.
-pub(crate) static SOURCE_PRINCIPAL: HeaderName =
-    HeaderName::from_static("x-waymark-source-principal");
+pub(crate) const SOURCE_PRINCIPAL: &[u8] = b"x-waymark-source-principal";
 
 /// The client side of one tunnel. Never shared between tunnels, so nothing of one client reaches another.
 #[derive(Debug, Clone)]
@@ -31,7 +30,7 @@ impl Downstream {
         Self {
             local,
             remote: connection.peer_addr,
-            principal: node.principal(connection.peer.as_ref(), &incoming.headers),
+            principal: node.principal(connection.peer.as_ref(), &incoming.head),
             peer: connection.peer.clone(),
         }
     }
@@ -77,16 +76,15 @@ impl NodeAccount {
     }
 
     /// The principal of a tunnel. From a node proxy an unreadable or repeated header is nobody: never its own identity.
-    fn principal(&self, peer: Option<&SpiffeId>, headers: &HeaderMap) -> Option<SpiffeId> {
+    fn principal(&self, peer: Option<&SpiffeId>, head: &Head) -> Option<SpiffeId> {
         let peer = peer?;
         if !self.is(peer) {
             return Some(peer.clone());
         }
-        let mut said = headers.get_all(&SOURCE_PRINCIPAL).iter();
+        let mut said = head.get_all(SOURCE_PRINCIPAL);
         match (said.next(), said.next()) {
             (None, _) => Some(peer.clone()),
-            (Some(one), None) => one
-                .to_str()
+            (Some(one), None) => std::str::from_utf8(one)
                 .ok()
                 .and_then(|text| SpiffeId::from_str(text).ok()),
             (Some(_), Some(_)) => None,
@@ -97,7 +95,7 @@ impl NodeAccount {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
-    use http::HeaderValue;
+    use waymark_engine::Field;
 
     use super::*;
 
@@ -120,11 +118,11 @@ mod tests {
             (None, &[APP], None),
         ] {
             let peer = peer.map(|p| p.parse::<SpiffeId>().unwrap());
-            let mut headers = HeaderMap::new();
+            let mut head = Head::request(b"CONNECT");
             for value in said {
-                headers.append(&SOURCE_PRINCIPAL, HeaderValue::from_static(value));
+                head.push(Field::new(SOURCE_PRINCIPAL, value.as_bytes()));
             }
-            let got = node.principal(peer.as_ref(), &headers);
+            let got = node.principal(peer.as_ref(), &head);
             assert_eq!(
                 got.map(|p| p.to_string()).as_deref(),
                 want,

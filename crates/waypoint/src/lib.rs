@@ -7,6 +7,7 @@
 //! Wire types stop at [`decode`]; the data path reads [`program`], [`route`] and [`telemetry`] only.
 #![forbid(unsafe_code)]
 
+mod accept;
 pub mod admin;
 mod args;
 pub mod config;
@@ -21,10 +22,10 @@ mod dns;
 mod downstream;
 mod http;
 mod listener;
-mod local;
 mod originate;
 mod random;
 mod run;
+mod signal;
 mod tcp;
 mod worker;
 mod workers;

@@ -4,17 +4,18 @@
 
 mod sniff;
 
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use futures_util::future::BoxFuture;
-use http::{HeaderMap, HeaderValue};
-use tokio::net::TcpStream;
-use tokio::time::timeout_at;
+use waymark_driver::{Io as _, TcpStream, timeout};
+use waymark_engine::Field;
 use waymark_hbone::{
-    AcceptError, Acceptor, Authority, Incoming, ServerSettings, ServerTls, TlsUnavailable, Tunnel,
+    AcceptError, Acceptor, Authority, Incoming, ServerSettings, ServerTls, StreamWindow,
+    TlsUnavailable, Tunnel,
 };
 use waymark_identity::roots::PeerNames;
 
@@ -64,7 +65,7 @@ pub(crate) fn server_settings(hbone: &HboneServer) -> ServerSettings {
         ..ServerSettings::default()
     };
     if let Some(window) = hbone.initial_stream_window_bytes {
-        settings.http2.stream_window_bytes = window;
+        settings.http2.stream_window = StreamWindow::Fixed(window);
     }
     if let Some(window) = hbone.initial_connection_window_bytes {
         settings.http2.connection_window_bytes = window;
@@ -130,8 +131,9 @@ async fn serve_tunnel(worker: Rc<Worker>, incoming: Incoming) {
         // Host names reach waypoints from other networks only, and there is no table of them.
         Authority::Host { .. } => None,
     };
-    let headers = answer_headers(&snapshot);
-    let Ok(mut tunnel) = incoming.accept(headers) else {
+    let name = snapshot.hbone.as_ref().map(|h| h.server_name.as_bytes());
+    let server = Field::new(b"server", name.unwrap_or(b"istio-envoy"));
+    let Ok(mut tunnel) = incoming.accept([server]) else {
         return;
     };
     let found = match target {
@@ -139,7 +141,7 @@ async fn serve_tunnel(worker: Rc<Worker>, incoming: Incoming) {
         Some(target) => choose(&snapshot, target, &mut tunnel).await,
     };
     let Some((id, sniffed)) = found else {
-        refuse(&worker, &downstream, tunnel);
+        refuse(&worker, &downstream, tunnel).await;
         return;
     };
     // The chain may have changed while the client took its time.
@@ -149,7 +151,7 @@ async fn serve_tunnel(worker: Rc<Worker>, incoming: Incoming) {
         snapshot
     };
     let Some(chain) = snapshot.chain(id).cloned() else {
-        refuse(&worker, &downstream, tunnel);
+        refuse(&worker, &downstream, tunnel).await;
         return;
     };
     drop(snapshot);
@@ -187,46 +189,53 @@ async fn choose(
 /// Waits for as many bytes as tell the protocol. A client that says nothing in time is taken for one of a protocol in
 /// which the server speaks first, which Envoy cuts off instead.
 async fn inspect(tunnel: &mut Tunnel, limit: Option<Duration>) -> SniffedProtocol {
-    let deadline = limit.map(|limit| tokio::time::Instant::now() + limit);
-    loop {
-        if let Some(protocol) = sniff::protocol(tunnel.peeked()) {
-            return protocol;
-        }
-        let more = match deadline {
-            None => tunnel.peek_more().await,
-            Some(deadline) => match timeout_at(deadline, tunnel.peek_more()).await {
-                Ok(more) => more,
-                Err(_) => return SniffedProtocol::Other,
-            },
-        };
-        if !matches!(more, Ok(true)) {
-            return SniffedProtocol::Other;
-        }
-    }
+    let told = tell(tunnel, |seen, ended| match sniff::protocol(seen) {
+        None if ended => Some(SniffedProtocol::Other),
+        told => told,
+    });
+    let told = match limit {
+        None => told.await,
+        Some(limit) => timeout(limit, told).await.ok().flatten(),
+    };
+    told.unwrap_or(SniffedProtocol::Other)
 }
 
 /// HTTP/2 when the preface comes, else HTTP/1. `None` when nothing comes at all.
 async fn by_preface(tunnel: &mut Tunnel) -> Option<Wire> {
-    loop {
-        let seen = tunnel.peeked();
+    let told = tell(tunnel, |seen, ended| {
         if seen.len() >= sniff::PREFACE.len() || !sniff::PREFACE.starts_with(seen) {
             let http2 = seen.starts_with(sniff::PREFACE);
-            return Some(if http2 { Wire::Http2 } else { Wire::Http1 });
+            return Some(Some(if http2 { Wire::Http2 } else { Wire::Http1 }));
         }
-        match tunnel.peek_more().await {
-            Ok(true) => {}
-            Ok(false) if tunnel.peeked().is_empty() => return None,
-            Ok(false) => return Some(Wire::Http1),
-            Err(_) => return None,
+        ended.then(|| (!seen.is_empty()).then_some(Wire::Http1))
+    });
+    told.await.flatten()
+}
+
+/// Shows what has come, and whether that is all, until it tells something. `None` when the tunnel breaks before.
+async fn tell<T>(tunnel: &mut Tunnel, look: impl Fn(&[u8], bool) -> Option<T>) -> Option<T> {
+    let mut have = 0;
+    loop {
+        let told = poll_fn(|cx| {
+            tunnel.poll_fill_more(have, cx).map_ok(|seen| {
+                let ended = seen.len() <= have;
+                have = seen.len();
+                (look(seen, ended), ended)
+            })
+        });
+        match told.await {
+            Ok((Some(told), _)) => return Some(told),
+            Ok((None, false)) => {}
+            Ok((None, true)) | Err(_) => return None,
         }
     }
 }
 
 /// Ends a tunnel that nothing serves.
-fn refuse(worker: &Worker, downstream: &Downstream, mut tunnel: Tunnel) {
+async fn refuse(worker: &Worker, downstream: &Downstream, mut tunnel: Tunnel) {
     let context = FormatContext {
         start: Some(SystemTime::now()),
-        duration: Some(Instant::now().elapsed()),
+        duration: Some(Duration::ZERO),
         flags: ResponseFlags::from(ResponseFlag::NR),
         response_code_details: Some("filter_chain_not_found"),
         downstream_local: Some(downstream.local),
@@ -238,15 +247,8 @@ fn refuse(worker: &Worker, downstream: &Downstream, mut tunnel: Tunnel) {
     let telemetry = worker.telemetry();
     telemetry.server.tunnels.no_filter_chain_match.inc();
     telemetry.log(&worker.snapshot().destinations.access_logs, &context);
-    tunnel.finish();
-}
-
-fn answer_headers(snapshot: &Snapshot) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    let name = snapshot.hbone.as_ref().map(|h| h.server_name.clone());
-    let name = name.unwrap_or_else(|| HeaderValue::from_static("istio-envoy"));
-    headers.insert(http::header::SERVER, name);
-    headers
+    // Whether it gets there is the client's concern.
+    let _ = waymark_driver::io::finish(&mut tunnel).await;
 }
 
 /// Counts a tunnel for as long as it is served.

@@ -6,20 +6,16 @@ use std::cell::RefCell;
 use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
-use tokio::time::timeout;
+use http::StatusCode;
+use waymark_driver::{Io, Level, Socket, TcpStream, timeout};
 use waymark_hbone::{
-    Authority, ByteStream, ClientTls, ConnectError, Drain, ExpectedPeer, Pool, PoolKey,
-    PoolSettings, ReadState, Tunnel,
+    Authority, ClientTls, ConnectError, Drain, ExpectedPeer, Pool, PoolKey, PoolSettings,
+    StreamWindow, Tunnel,
 };
 use waymark_identity::SpiffeId;
 use waymark_rt::ConnectOptions;
@@ -32,7 +28,7 @@ pub(crate) enum Upstream {
     /// Through a tunnel.
     Tunnel(Tunnel),
     /// In plain.
-    Tcp(TcpStream),
+    Tcp(Socket),
 }
 
 /// Why there is no connection to an endpoint.
@@ -104,11 +100,7 @@ impl Originator {
                     bind: self.bind.filter(|ip| ip.is_ipv4() == destination.is_ipv4()),
                 };
                 let authority = Authority::from(local);
-                let connected = timeout(
-                    limit,
-                    current.pool.connect(&key, &authority, HeaderMap::new()),
-                )
-                .await;
+                let connected = timeout(limit, current.pool.connect(&key, &authority, [])).await;
                 match connected {
                     Ok(Ok(connected)) => Ok(Upstream::Tunnel(connected.tunnel)),
                     Ok(Err(e)) => Err(e.into()),
@@ -139,8 +131,11 @@ impl Originator {
             timeout: limit,
             ..ConnectOptions::default()
         };
-        match waymark_rt::connect(address, &options).await {
-            Ok(tcp) => Ok(Upstream::Tcp(tcp)),
+        match TcpStream::connect(address, &options).await {
+            Ok(tcp) => match Socket::plain(tcp) {
+                Ok(socket) => Ok(Upstream::Tcp(socket)),
+                Err(e) => Err(DialError::Failed(chain_text(&e))),
+            },
             Err(waymark_rt::ConnectError::Timeout { .. }) => Err(DialError::Timeout),
             Err(
                 e @ (waymark_rt::ConnectError::Bind { .. } | waymark_rt::ConnectError::Io { .. }),
@@ -178,7 +173,7 @@ fn pool_settings(tunnel: &TunnelClient) -> PoolSettings {
         ..PoolSettings::default()
     };
     if let Some(window) = tunnel.initial_stream_window_bytes {
-        settings.http2.stream_window_bytes = window;
+        settings.http2.stream_window = StreamWindow::Fixed(window);
     }
     if let Some(window) = tunnel.initial_connection_window_bytes {
         settings.http2.connection_window_bytes = window;
@@ -201,7 +196,6 @@ impl From<ConnectError> for DialError {
             | ConnectError::Certificate(_)
             | ConnectError::Tls { .. }
             | ConnectError::PeerIdentity { .. }
-            | ConnectError::Http2 { .. }
             | ConnectError::NoStreams { .. }
             | ConnectError::Status(_)
             | ConnectError::Reset(_)
@@ -223,91 +217,49 @@ fn chain_text(e: &dyn std::error::Error) -> Arc<str> {
     text.into()
 }
 
-impl AsyncRead for Upstream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tunnel(tunnel) => Pin::new(tunnel).poll_read(cx, buf),
-            Self::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buf),
+impl Upstream {
+    /// When a connection with many streams over it hands on what they have to say.
+    pub(crate) fn writer_level(&self) -> Level {
+        match self {
+            Self::Tunnel(_) => Level::InnerWriter,
+            Self::Tcp(_) => Level::SocketWriter,
         }
     }
 }
 
-impl AsyncWrite for Upstream {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tunnel(tunnel) => Pin::new(tunnel).poll_write(cx, buf),
-            Self::Tcp(tcp) => Pin::new(tcp).poll_write(cx, buf),
-        }
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tunnel(tunnel) => Pin::new(tunnel).poll_write_vectored(cx, bufs),
-            Self::Tcp(tcp) => Pin::new(tcp).poll_write_vectored(cx, bufs),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tunnel(tunnel) => Pin::new(tunnel).poll_flush(cx),
-            Self::Tcp(tcp) => Pin::new(tcp).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tunnel(tunnel) => Pin::new(tunnel).poll_shutdown(cx),
-            Self::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),
-        }
-    }
-}
-
-impl ByteStream for Upstream {
-    fn poll_take(
-        &mut self,
-        cx: &mut Context<'_>,
-        state: &mut ReadState,
-    ) -> Poll<io::Result<Option<Bytes>>> {
+impl Io for Upstream {
+    fn poll_fill_more(&mut self, have: usize, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
         match self {
-            Self::Tunnel(tunnel) => tunnel.poll_take(cx, state),
-            Self::Tcp(tcp) => tcp.poll_take(cx, state),
+            Self::Tunnel(tunnel) => tunnel.poll_fill_more(have, cx),
+            Self::Tcp(socket) => socket.poll_fill_more(have, cx),
         }
     }
 
-    fn taken(&mut self, bytes: usize) {
+    fn consume(&mut self, bytes: usize) {
         match self {
-            Self::Tunnel(tunnel) => tunnel.taken(bytes),
-            Self::Tcp(tcp) => tcp.taken(bytes),
+            Self::Tunnel(tunnel) => tunnel.consume(bytes),
+            Self::Tcp(socket) => socket.consume(bytes),
         }
     }
 
-    fn poll_put(&mut self, cx: &mut Context<'_>, bytes: &mut Bytes) -> Poll<io::Result<usize>> {
+    fn poll_put(&mut self, bytes: &[u8], cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         match self {
-            Self::Tunnel(tunnel) => tunnel.poll_put(cx, bytes),
-            Self::Tcp(tcp) => tcp.poll_put(cx, bytes),
+            Self::Tunnel(tunnel) => tunnel.poll_put(bytes, cx),
+            Self::Tcp(socket) => socket.poll_put(bytes, cx),
         }
     }
 
     fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Tunnel(tunnel) => tunnel.poll_finish(cx),
-            Self::Tcp(tcp) => tcp.poll_finish(cx),
+            Self::Tcp(socket) => socket.poll_finish(cx),
+        }
+    }
+
+    fn abort(&mut self) {
+        match self {
+            Self::Tunnel(tunnel) => tunnel.abort(),
+            Self::Tcp(socket) => socket.abort(),
         }
     }
 }

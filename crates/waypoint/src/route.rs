@@ -27,13 +27,13 @@ pub use self::rewrite::{PathRewrite, RegexRewrite};
 pub use self::table::{Route, RouteTable, RouteTableError, VirtualHost};
 pub use self::weighted::Weighted;
 
-use http::{HeaderMap, Method};
+use waymark_engine::Head;
 
 /// What route matching and format strings look at in a request.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestHead<'a> {
     /// Method.
-    pub method: &'a Method,
+    pub method: &'a str,
     /// Path with query, after normalization.
     pub path: &'a str,
     /// `:authority` or `Host`; empty when there is none.
@@ -41,7 +41,7 @@ pub struct RequestHead<'a> {
     /// `:scheme` as the request carried it or `x-forwarded-proto` says; `http` inside a tunnel.
     pub scheme: &'a str,
     /// All other headers.
-    pub headers: &'a HeaderMap,
+    pub headers: &'a Head,
 }
 
 impl<'a> RequestHead<'a> {

@@ -1,13 +1,16 @@
 //! TCP chains: a client's tunnel spliced to an endpoint's, each direction with its own end.
 
 use std::convert::Infallible;
+use std::future::{Future as _, poll_fn};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime};
 
 use smallvec::SmallVec;
-use tokio::time::{sleep, sleep_until};
+use waymark_driver::{now, sleep};
 use waymark_hbone::{CopyCounters, Tunnel, copy_bidirectional};
 
 use crate::cluster::ClusterRuntime;
@@ -102,17 +105,28 @@ impl Session<'_> {
         let _open = Open::begin(&config, &endpoint);
         let (idle, duration) = (self.tcp.idle_timeout, self.tcp.max_duration);
         let counters = &self.counters;
-        let ended = tokio::select! {
-            biased;
-            outcome = copy_bidirectional(&mut tunnel, &mut upstream, counters) => {
-                if let Some(e) = outcome.error {
-                    tracing::debug!(dst.addr = %self.downstream.local, error = %e, "tcp connection broke");
+        let ended = {
+            let mut copying = pin!(copy_bidirectional(&mut tunnel, &mut upstream, counters));
+            let mut idle = pin!(idle_for(counters, idle));
+            let mut reporting = pin!(keep_reporting(report, counters));
+            let mut too_old = pin!(older_than(duration));
+            poll_fn(|cx| {
+                if let Poll::Ready(outcome) = copying.as_mut().poll(cx) {
+                    if let Some(e) = outcome.error {
+                        tracing::debug!(dst.addr = %self.downstream.local, error = %e, "tcp connection broke");
+                    }
+                    return Poll::Ready(None);
                 }
-                None
-            }
-            () = idle_for(counters, idle) => Some((None, "idle_timeout")),
-            never = keep_reporting(report, counters) => match never {},
-            () = older_than(duration) => Some((Some(ResponseFlag::DT), "max_connection_duration")),
+                if idle.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Some((None, "idle_timeout")));
+                }
+                if let Poll::Ready(never) = reporting.as_mut().poll(cx) {
+                    match never {}
+                }
+                let old = Some((Some(ResponseFlag::DT), "max_connection_duration"));
+                too_old.as_mut().poll(cx).map(|()| old)
+            })
+            .await
         };
         config
             .stats
@@ -127,7 +141,8 @@ impl Session<'_> {
                 self.flags.add(flag);
             }
             self.ended_because = Some(why);
-            tunnel.finish();
+            // Whether it gets there is the client's concern.
+            let _ = waymark_driver::io::finish(&mut tunnel).await;
         }
     }
 
@@ -149,7 +164,7 @@ impl Session<'_> {
             };
             tried.push(endpoint.kind);
             self.endpoint = Some(Arc::clone(&endpoint));
-            let originator = &self.worker.means.originator;
+            let originator = &self.worker.originator;
             match originator
                 .dial(tunnel, &endpoint, config.connect_timeout)
                 .await
@@ -210,13 +225,13 @@ async fn idle_for(counters: &CopyCounters, limit: Option<Duration>) {
         || counters.forward.load(Ordering::Relaxed) + counters.backward.load(Ordering::Relaxed);
     // Looked at now and then, so that a byte costs no timer: the limit is kept to an eighth of itself.
     let pause = (limit / 8).max(Duration::from_millis(1));
-    let (mut seen, mut since) = (total(), Instant::now());
+    let (mut seen, mut since) = (total(), now());
     loop {
         sleep(pause).await;
-        let now = total();
-        if now != seen {
-            (seen, since) = (now, Instant::now());
-        } else if since.elapsed() >= limit {
+        let copied = total();
+        if copied != seen {
+            (seen, since) = (copied, now());
+        } else if now() - since >= limit {
             return;
         }
     }
@@ -238,7 +253,7 @@ async fn keep_reporting(report: &TcpReport, counters: &CopyCounters) -> Infallib
 
 async fn older_than(limit: Option<Duration>) {
     match limit {
-        Some(limit) => sleep_until((Instant::now() + limit).into()).await,
+        Some(limit) => sleep(limit).await,
         None => std::future::pending().await,
     }
 }

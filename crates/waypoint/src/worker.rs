@@ -6,16 +6,15 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Cache};
-use tokio::sync::Notify;
 use waymark_hbone::{ClientTls, Drain};
 use waymark_identity::SpiffeId;
-use waymark_rt::Tasks;
 
-use crate::cluster::{Clusters, Means};
+use crate::cluster::Clusters;
 use crate::downstream::NodeAccount;
 use crate::originate::Originator;
 use crate::program::{Snapshot, SnapshotCell};
 use crate::random::Random;
+use crate::signal::{Event, Signal};
 use crate::telemetry::Telemetry;
 
 /// What all workers of a waypoint share.
@@ -41,17 +40,17 @@ pub(crate) struct Worker {
     shared: Arc<Shared>,
     snapshot: RefCell<Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>>,
     pub(crate) clusters: Clusters,
-    pub(crate) means: Means,
+    pub(crate) originator: Rc<Originator>,
     pub(crate) random: Random,
+    /// The drain has begun.
+    pub(crate) draining: Event,
     serving: Cell<usize>,
-    served: Notify,
-    _tasks: Tasks,
+    served: Signal,
 }
 
 impl Worker {
-    /// A worker of the current thread, which has to be in a `LocalSet`.
+    /// A worker of the current thread, whose executor runs.
     pub(crate) fn new(shared: Arc<Shared>) -> Rc<Self> {
-        let tasks = Tasks::new();
         let originator = Originator::new(
             Arc::clone(&shared.client_tls),
             shared.identity.clone(),
@@ -60,14 +59,11 @@ impl Worker {
         Rc::new(Self {
             snapshot: RefCell::new(Cache::new(Arc::clone(&shared.snapshot))),
             clusters: Clusters::default(),
-            means: Means {
-                originator: Rc::new(originator),
-                spawner: tasks.spawner(),
-            },
+            originator: Rc::new(originator),
             random: Random::from_system(),
+            draining: Event::default(),
             serving: Cell::new(0),
-            served: Notify::new(),
-            _tasks: tasks,
+            served: Signal::default(),
             shared,
         })
     }
@@ -99,23 +95,24 @@ impl Worker {
         task: impl Future<Output = ()> + 'static,
     ) {
         let serving = Serving::begin(self);
-        self.means.spawner.spawn_local(name, async move {
+        waymark_driver::spawn(name, async move {
             task.await;
             drop(serving);
-        });
+        })
+        .detach();
     }
 
     /// Resolves when no client's connection or tunnel is served any more.
     pub(crate) async fn finished(&self) {
         while self.serving.get() > 0 {
-            self.served.notified().await;
+            self.served.raised().await;
         }
     }
 
     /// Follows the configuration where no request does: idle connections, endpoints and clusters that are gone.
     pub(crate) fn sweep(&self) {
         let nodes = self.clusters.sweep(&self.snapshot(), &self.random);
-        self.means.originator.retain(nodes.as_ref());
+        self.originator.retain(nodes.as_ref());
     }
 }
 
@@ -133,7 +130,7 @@ impl Drop for Serving {
     fn drop(&mut self) {
         if let Some(worker) = self.0.upgrade() {
             worker.serving.set(worker.serving.get() - 1);
-            worker.served.notify_one();
+            worker.served.raise();
         }
     }
 }

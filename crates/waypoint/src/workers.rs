@@ -1,20 +1,18 @@
 //! The threads, and which of them a connection goes to.
 
+use std::future::{Future as _, poll_fn};
 use std::io;
 use std::net::TcpStream as StdTcpStream;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::net::TcpStream;
-use tokio::runtime::Builder;
-use tokio::sync::mpsc;
-use tokio::task::LocalSet;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use waymark_driver::{Executor, Mailbox, Sender, Sleep, TcpStream, mailbox, now, sleep, spawn};
 use waymark_hbone::{Acceptor, ServerTls};
-use waymark_rt::Listener;
 
 use crate::listener::{serve_connection, server_settings};
 use crate::program::HboneServer;
@@ -26,16 +24,13 @@ const QUEUE: usize = 128;
 /// How often a worker looks for what no request tells it: idle connections, endpoints that are gone.
 const SWEEP: Duration = Duration::from_secs(1);
 
-/// How long it takes until everybody has heard that a waypoint drains.
-const ACCEPT_WHILE_DRAINING: Duration = Duration::from_millis(300);
-
 /// The workers of a waypoint. They end when this is dropped and the drain has killed or finished what is open.
 pub struct Workers {
     workers: Vec<Handle>,
 }
 
 struct Handle {
-    connections: mpsc::Sender<StdTcpStream>,
+    connections: Sender<StdTcpStream>,
     open: Arc<AtomicUsize>,
     thread: JoinHandle<()>,
 }
@@ -52,38 +47,21 @@ impl Workers {
         Ok(Self { workers })
     }
 
-    /// Accepts connections, each for the worker that has the fewest, until a moment after the drain has begun: who did not
-    /// hear of it yet is served, and told to go away.
-    ///
-    /// A kernel that spreads them by hash gives one worker the busiest two of three clients as often as not, and a source
-    /// pod has but one connection.
-    pub async fn accept(&self, mut listener: Listener, shared: &Shared) {
-        let drained = async {
-            shared.drain.cancelled().await;
-            sleep(ACCEPT_WHILE_DRAINING).await;
+    /// Hands a connection to the worker that has the fewest; waits while that one is behind. `false` when it is gone.
+    pub(crate) async fn serve(&self, tcp: StdTcpStream) -> bool {
+        let Some(worker) = self
+            .workers
+            .iter()
+            .min_by_key(|w| w.open.load(Ordering::Relaxed))
+        else {
+            return false;
         };
-        tokio::pin!(drained);
-        loop {
-            let (tcp, _) = tokio::select! {
-                biased;
-                () = &mut drained => return,
-                accepted = listener.accept() => accepted,
-            };
-            let Some(worker) = self
-                .workers
-                .iter()
-                .min_by_key(|w| w.open.load(Ordering::Relaxed))
-            else {
-                return;
-            };
-            let Ok(tcp) = tcp.into_std() else { continue };
-            worker.open.fetch_add(1, Ordering::Relaxed);
-            if worker.connections.send(tcp).await.is_err() {
-                worker.open.fetch_sub(1, Ordering::Relaxed);
-                tracing::error!("a worker is gone");
-                return;
-            }
+        worker.open.fetch_add(1, Ordering::Relaxed);
+        let sent = worker.connections.send(tcp).await.is_ok();
+        if !sent {
+            worker.open.fetch_sub(1, Ordering::Relaxed);
         }
+        sent
     }
 
     /// How many connections each worker has.
@@ -107,16 +85,25 @@ impl Workers {
 }
 
 fn start_one(index: usize, shared: Arc<Shared>, tls: Arc<dyn ServerTls>) -> io::Result<Handle> {
-    let (connections, queue) = mpsc::channel(QUEUE);
+    let (connections, queue) = mailbox(QUEUE);
     let open = Arc::new(AtomicUsize::new(0));
-    let runtime = Builder::new_current_thread().enable_all().build()?;
     let counted = Arc::clone(&open);
+    let (made, making) = std::sync::mpsc::channel();
     let thread = std::thread::Builder::new()
         .name(format!("worker-{index}"))
         .spawn(move || {
-            let local = LocalSet::new();
-            local.block_on(&runtime, run(shared, tls, queue, counted));
+            let mut executor = match Executor::new() {
+                Ok(executor) => executor,
+                // The other end waits for it.
+                Err(e) => return drop(made.send(Err(e))),
+            };
+            drop(made.send(Ok(())));
+            executor.block_on(run(shared, tls, queue, counted));
         })?;
+    match making.recv() {
+        Ok(made) => made?,
+        Err(_) => return Err(io::Error::other("the thread ended at once")),
+    }
     Ok(Handle {
         connections,
         open,
@@ -127,38 +114,76 @@ fn start_one(index: usize, shared: Arc<Shared>, tls: Arc<dyn ServerTls>) -> io::
 async fn run(
     shared: Arc<Shared>,
     tls: Arc<dyn ServerTls>,
-    mut queue: mpsc::Receiver<StdTcpStream>,
+    mut queue: Mailbox<StdTcpStream>,
     open: Arc<AtomicUsize>,
 ) {
     let worker = Worker::new(Arc::clone(&shared));
-    let mut terminator = Terminator { tls, current: None };
-    let mut sweep = interval(SWEEP);
-    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let watch = spawn("drain", {
+        let (worker, drain) = (Rc::clone(&worker), shared.drain.clone());
+        async move {
+            drain.cancelled().await;
+            worker.draining.happen();
+        }
+    });
     let killed = shared.drain.killed();
+    let mut killed = pin!(killed.cancelled());
+    let mut terminator = Terminator { tls, current: None };
+    let mut sweep = sleep(SWEEP);
     loop {
-        tokio::select! {
-            biased;
-            () = killed.cancelled() => break,
-            tcp = queue.recv() => {
-                let Some(tcp) = tcp else { break };
+        let next = poll_fn(|cx| {
+            if killed.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Turn::End);
+            }
+            if let Poll::Ready(tcp) = queue.poll_recv(cx) {
+                return Poll::Ready(tcp.map_or(Turn::End, Turn::Connection));
+            }
+            poll_tick(&mut sweep, cx).map(|()| Turn::Sweep)
+        });
+        match next.await {
+            Turn::Connection(tcp) => {
                 let counted = OpenConnection(Arc::clone(&open));
-                let Ok(tcp) = TcpStream::from_std(tcp) else { continue };
-                let Some(acceptor) = terminator.acceptor(&worker) else { continue };
+                let Ok(tcp) = TcpStream::from_std(tcp) else {
+                    continue;
+                };
+                let Some(acceptor) = terminator.acceptor(&worker) else {
+                    continue;
+                };
                 let of_connection = Rc::clone(&worker);
                 worker.spawn("connection", async move {
                     serve_connection(of_connection, acceptor, tcp).await;
                     drop(counted);
                 });
             }
-            _ = sweep.tick() => worker.sweep(),
+            Turn::Sweep => worker.sweep(),
+            Turn::End => break,
         }
     }
     // No more connections come: those that are open finish, until the deadline.
-    tokio::select! {
-        biased;
-        () = killed.cancelled() => {}
-        () = worker.finished() => {}
+    let finished = worker.finished();
+    let mut finished = pin!(finished);
+    poll_fn(|cx| match killed.as_mut().poll(cx) {
+        Poll::Ready(()) => Poll::Ready(()),
+        Poll::Pending => finished.as_mut().poll(cx),
+    })
+    .await;
+    drop(watch);
+}
+
+/// What a worker's own task has to do.
+enum Turn {
+    Connection(StdTcpStream),
+    Sweep,
+    /// No more connections come.
+    End,
+}
+
+/// Ready now and then.
+fn poll_tick(sleep: &mut Sleep, cx: &mut Context<'_>) -> Poll<()> {
+    if Pin::new(&mut *sleep).poll(cx).is_pending() {
+        return Poll::Pending;
     }
+    sleep.reset(now() + SWEEP);
+    Poll::Ready(())
 }
 
 /// The acceptor for the configuration of the moment.

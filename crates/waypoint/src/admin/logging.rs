@@ -20,8 +20,8 @@ const LOGGERS: &[(&str, Option<&str>)] = &[
     ("forward_proxy", None),
     ("grpc", Some("tonic")),
     ("hc", None),
-    ("http", Some("hyper")),
-    ("http2", Some("h2")),
+    ("http", Some("waymark_driver::http1")),
+    ("http2", Some("waymark_driver::h2")),
     ("init", Some("waymark_waypoint::run")),
     ("jwt", None),
     ("lua", None),
@@ -173,7 +173,7 @@ mod tests {
             levels.change(&Query::parse("paths=http:debug,rbac:trace")),
             Ok(())
         );
-        assert_eq!(levels.spec(), "info,hyper=debug");
+        assert_eq!(levels.spec(), "info,waymark_driver::http1=debug");
         assert_eq!(levels.change(&Query::parse("connection=warning")), Ok(()));
         assert!(
             levels.list().contains("  connection: warning\n")

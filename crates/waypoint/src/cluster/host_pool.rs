@@ -4,24 +4,26 @@
 //! on one connection, then another one.
 
 use std::cell::{Cell, RefCell};
-use std::error::Error as _;
-use std::rc::Rc;
+use std::future::poll_fn;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use futures_util::future::{LocalBoxFuture, Shared};
-use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::client::conn::{http1, http2};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::sync::Notify;
-use waymark_rt::Spawner;
+use waymark_driver::http1::ClientConnection;
+use waymark_driver::{Task, h2, now, spawn};
+use waymark_engine::h2::{self as engine_h2, Config};
+use waymark_engine::http1::Limits;
 
-use crate::http::body::UpstreamBody;
-use crate::local::LocalExecutor;
+use super::lease::{Acquired, Http1Lease, Http2Lease};
 use crate::originate::{DialError, Originator, Upstream};
-use crate::program::{Cluster, Endpoint, Thresholds, TunnelClient};
+use crate::program::{Cluster, Endpoint, KeepAlive, Thresholds, TunnelClient};
+use crate::signal::Signal;
+
+/// What the heads of responses by HTTP/2 may have.
+const MAX_HEADER_LIST_BYTES: u32 = 64 * 1024;
 
 /// The version of an upstream request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,15 +32,6 @@ pub(crate) enum Version {
     Http1,
     /// HTTP/2.
     Http2,
-}
-
-/// What a worker lends to its pools.
-#[derive(Clone)]
-pub(crate) struct Means {
-    /// The way to endpoints.
-    pub(crate) originator: Rc<Originator>,
-    /// Owns the connections' tasks.
-    pub(crate) spawner: Spawner,
 }
 
 /// Why a request gets no connection.
@@ -58,24 +51,22 @@ pub(crate) struct HostPool {
     closed: Cell<bool>,
     /// All connections, busy ones too.
     connections: Cell<usize>,
-    idle: RefCell<Vec<Http1>>,
+    #[expect(clippy::vec_box, reason = "leases hold them in the same boxes")]
+    idle: RefCell<Vec<Box<Http1>>>,
+    watch: Watch,
     shared: RefCell<Vec<Rc<Http2>>>,
     connecting: RefCell<Option<Connecting>>,
     /// Told when a connection becomes idle or goes.
-    freed: Notify,
+    freed: Signal,
 }
 
 type Connecting = Shared<LocalBoxFuture<'static, Result<(), DialError>>>;
 
-struct Http1 {
-    sender: http1::SendRequest<UpstreamBody>,
+/// An HTTP/1.1 connection.
+pub(super) struct Http1 {
+    pub(super) wire: ClientConnection<Upstream>,
     life: Life,
-}
-
-struct Http2 {
-    sender: http2::SendRequest<UpstreamBody>,
-    life: Life,
-    active: Cell<usize>,
+    open: Open,
 }
 
 /// The age and use of a connection.
@@ -87,7 +78,7 @@ struct Life {
 
 impl Life {
     fn begin() -> Self {
-        let now = Instant::now();
+        let now = now();
         Self {
             since: now,
             idle_since: Cell::new(now),
@@ -102,42 +93,47 @@ impl Life {
             .is_some_and(|max| self.requests.get() >= max)
             || http
                 .max_connection_duration
-                .is_some_and(|max| self.since.elapsed() >= max)
+                .is_some_and(|max| now() - self.since >= max)
     }
 
     fn is_idle_for(&self, limit: Option<Duration>) -> bool {
-        limit.is_some_and(|limit| self.idle_since.get().elapsed() >= limit)
+        limit.is_some_and(|limit| now() - self.idle_since.get() >= limit)
     }
 }
 
-/// A connection that a request has got.
-pub(crate) enum Acquired {
-    /// The whole connection.
-    Http1(Http1Lease),
-    /// A stream.
-    Http2(Http2Lease),
+/// Notices when connections end that nobody uses.
+#[derive(Default)]
+struct Watch {
+    waker: RefCell<Option<Waker>>,
+    task: RefCell<Option<Task<()>>>,
 }
 
-/// An HTTP/1.1 connection in use.
-pub(crate) struct Http1Lease {
-    /// `Some` until it is given back or dropped.
-    connection: Option<Http1>,
-    pool: Rc<HostPool>,
+/// Counts a connection, from its dialling on.
+pub(crate) struct Open {
+    pool: Weak<HostPool>,
     cluster: Arc<Cluster>,
+    endpoint: Arc<Endpoint>,
 }
 
-/// A stream's place on an HTTP/2 connection.
-pub(crate) struct Http2Lease {
-    connection: Rc<Http2>,
-    pool: Rc<HostPool>,
+/// An HTTP/2 connection.
+pub(super) struct Http2 {
+    pub(super) wire: h2::ClientConnection,
+    life: Life,
+    active: Cell<usize>,
 }
 
-/// Why a request that had a connection got no response.
-pub(crate) enum SendError {
-    /// Nothing of it was sent: the connection closed just then. Another connection will do.
-    NotSent(Box<Request<UpstreamBody>>),
-    /// hyper's reason.
-    Failed(hyper::Error),
+impl Http2 {
+    fn takes_more(&self, cluster: &Cluster) -> bool {
+        self.active.get() < cluster.http.http2.max_concurrent_streams as usize
+            && self.wire.available_streams() > 0
+    }
+}
+
+impl Http1 {
+    /// The stream itself, after a switch of protocols.
+    pub(super) fn into_io(self) -> (Upstream, Open) {
+        (self.wire.into_io(), self.open)
+    }
 }
 
 impl HostPool {
@@ -147,9 +143,10 @@ impl HostPool {
             closed: Cell::new(false),
             connections: Cell::new(0),
             idle: RefCell::default(),
+            watch: Watch::default(),
             shared: RefCell::default(),
             connecting: RefCell::default(),
-            freed: Notify::new(),
+            freed: Signal::default(),
         })
     }
 
@@ -163,52 +160,71 @@ impl HostPool {
     /// No connection is kept from now on; requests in flight finish.
     pub(super) fn close(&self) {
         self.closed.set(true);
-        self.idle.borrow_mut().clear();
-        self.shared.borrow_mut().clear();
-        self.freed.notify_waiters();
+        drop(self.idle.take());
+        drop(self.shared.take());
+        drop(self.watch.task.take());
+        self.freed.raise();
     }
 
     pub(super) fn close_idle(&self, cluster: &Cluster) {
         let limit = cluster.http.idle_timeout;
-        let mut closed = 0;
-        self.idle.borrow_mut().retain(|c| {
-            let keep = !c.sender.is_closed() && !c.life.is_idle_for(limit);
-            closed += u64::from(!keep && !c.sender.is_closed());
-            keep
-        });
-        self.shared.borrow_mut().retain(|c| {
-            let keep = !c.sender.is_closed() && (c.active.get() > 0 || !c.life.is_idle_for(limit));
-            closed += u64::from(!keep && !c.sender.is_closed());
-            keep
-        });
-        cluster.stats.upstream_cx_idle_timeout.add(closed);
+        let is_due = |life: &Life| life.is_idle_for(limit);
+        let before = self.idle.borrow().len() + self.shared.borrow().len();
+        self.idle.borrow_mut().retain(|c| !is_due(&c.life));
+        self.shared
+            .borrow_mut()
+            .retain(|c| c.active.get() > 0 || !is_due(&c.life));
+        let after = self.idle.borrow().len() + self.shared.borrow().len();
+        let stats = &cluster.stats;
+        stats.upstream_cx_idle_timeout.add((before - after) as u64);
     }
 
     pub(super) fn is_used(&self) -> bool {
         self.connections.get() > 0 || self.connecting.borrow().is_some()
     }
 
-    /// A connection for one request.
+    /// A connection that is there.
+    pub(crate) fn ready(
+        self: &Rc<Self>,
+        cluster: &Arc<Cluster>,
+        version: Version,
+    ) -> Option<Acquired> {
+        match version {
+            Version::Http1 => {
+                let cx = &mut Context::from_waker(Waker::noop());
+                loop {
+                    let mut connection = self.idle.borrow_mut().pop()?;
+                    // It may have ended in this very turn.
+                    if connection.wire.poll_spoilt(cx).is_pending() {
+                        return Some(Acquired::Http1(self.lease_http1(connection, cluster)));
+                    }
+                }
+            }
+            Version::Http2 => {
+                let mut shared = self.shared.borrow_mut();
+                shared.retain(|c| !c.wire.is_leaving() && !c.life.is_over(cluster));
+                let free = shared.iter().find(|c| c.takes_more(cluster))?;
+                Some(Acquired::Http2(self.lease_http2(free)))
+            }
+        }
+    }
+
+    /// A connection for one request, where none is [ready](Self::ready).
     pub(crate) async fn acquire(
         self: &Rc<Self>,
         cluster: &Arc<Cluster>,
         version: Version,
         limits: &Thresholds,
         tunnel: Option<&Arc<TunnelClient>>,
-        means: &Means,
+        originator: &Rc<Originator>,
     ) -> Result<Acquired, AcquireError> {
-        if let Some(ready) = self.ready(cluster, version) {
-            return Ok(ready);
-        }
         let pending = &cluster.stats.upstream_rq_pending_active;
         cluster.stats.upstream_rq_pending_total.inc();
         if exceeds(pending.value(), limits.max_pending_requests) {
             cluster.stats.upstream_rq_pending_overflow.inc();
             return Err(AcquireError::Overflow);
         }
-        pending.inc();
-        let cluster_of_pending = Arc::clone(cluster);
-        let _pending = Guard(move || cluster_of_pending.stats.upstream_rq_pending_active.dec());
+        let _pending = Pending::begin(cluster);
         loop {
             // A pool without a connection may always make one, so that workers do not starve each other.
             let full = exceeds(
@@ -217,11 +233,11 @@ impl HostPool {
             );
             if full && self.connections.get() > 0 {
                 cluster.stats.upstream_cx_overflow.inc();
-                self.freed.notified().await;
+                self.freed.raised().await;
             } else {
                 match version {
-                    Version::Http1 => return self.connect_http1(cluster, tunnel, means).await,
-                    Version::Http2 => self.connect_http2(cluster, tunnel, means).await?,
+                    Version::Http1 => return self.connect_http1(cluster, tunnel, originator).await,
+                    Version::Http2 => self.connect_http2(cluster, tunnel, originator).await?,
                 }
             }
             if let Some(ready) = self.ready(cluster, version) {
@@ -230,26 +246,64 @@ impl HostPool {
         }
     }
 
-    fn ready(self: &Rc<Self>, cluster: &Arc<Cluster>, version: Version) -> Option<Acquired> {
-        match version {
-            Version::Http1 => {
-                let mut idle = self.idle.borrow_mut();
-                idle.retain(|c| !c.sender.is_closed());
-                let at = idle.iter().rposition(|c| c.sender.is_ready())?;
-                let connection = idle.remove(at);
-                Some(Acquired::Http1(self.lease_http1(connection, cluster)))
-            }
-            Version::Http2 => {
-                let mut shared = self.shared.borrow_mut();
-                shared.retain(|c| !c.sender.is_closed() && !c.life.is_over(cluster));
-                let most = cluster.http.http2.max_concurrent_streams as usize;
-                let free = shared.iter().find(|c| c.active.get() < most)?;
-                Some(Acquired::Http2(self.lease_http2(free)))
-            }
+    /// A connection whose request is answered.
+    pub(super) fn take_back(self: &Rc<Self>, mut connection: Box<Http1>, cluster: &Cluster) {
+        if self.closed.get() || !connection.wire.is_reusable() {
+            return;
         }
+        if connection.life.is_over(cluster) {
+            cluster.stats.upstream_cx_max_requests.inc();
+            return;
+        }
+        connection.life.idle_since.set(now());
+        let watched = match &*self.watch.waker.borrow() {
+            Some(waker) => connection
+                .wire
+                .poll_spoilt(&mut Context::from_waker(waker))
+                .is_pending(),
+            None => true, // it is looked at when the watch begins
+        };
+        if !watched {
+            return;
+        }
+        self.idle.borrow_mut().push(connection);
+        self.begin_watch();
+        self.freed.raise();
     }
 
-    fn lease_http1(self: &Rc<Self>, connection: Http1, cluster: &Arc<Cluster>) -> Http1Lease {
+    /// Begins to watch idle connections, if nobody does.
+    fn begin_watch(self: &Rc<Self>) {
+        let mut task = self.watch.task.borrow_mut();
+        if task.is_some() {
+            return;
+        }
+        let pool = Rc::downgrade(self);
+        *task = Some(spawn("idle upstreams", async move {
+            poll_fn(|cx| match pool.upgrade() {
+                Some(pool) => pool.watch_idle(cx),
+                None => Poll::Ready(()),
+            })
+            .await;
+        }));
+    }
+
+    fn watch_idle(&self, cx: &mut Context<'_>) -> Poll<()> {
+        *self.watch.waker.borrow_mut() = Some(cx.waker().clone());
+        let mut ended = Vec::new();
+        let mut idle = self.idle.borrow_mut();
+        let mut at = 0;
+        while at < idle.len() {
+            match idle[at].wire.poll_spoilt(cx) {
+                Poll::Pending => at += 1,
+                Poll::Ready(()) => ended.push(idle.remove(at)),
+            }
+        }
+        drop(idle);
+        drop(ended); // which tells whoever waits for a free place
+        Poll::Pending
+    }
+
+    fn lease_http1(self: &Rc<Self>, connection: Box<Http1>, cluster: &Arc<Cluster>) -> Http1Lease {
         connection
             .life
             .requests
@@ -267,36 +321,31 @@ impl HostPool {
             .life
             .requests
             .set(connection.life.requests.get() + 1);
-        Http2Lease {
-            connection: Rc::clone(connection),
-            pool: Rc::clone(self),
-        }
+        Http2Lease::new(Rc::clone(connection), Rc::clone(self))
+    }
+
+    /// A request is over on a connection.
+    pub(super) fn leave_http2(&self, connection: &Http2) {
+        connection.active.set(connection.active.get() - 1);
+        connection.life.idle_since.set(now());
+        self.freed.raise();
     }
 
     async fn connect_http1(
         self: &Rc<Self>,
         cluster: &Arc<Cluster>,
         tunnel: Option<&Arc<TunnelClient>>,
-        means: &Means,
+        originator: &Originator,
     ) -> Result<Acquired, AcquireError> {
         let endpoint = Arc::clone(&self.endpoint.borrow());
         let open = self.count_open(cluster, &endpoint);
-        let upstream = dial(cluster, &endpoint, tunnel, means).await?;
-        let (sender, connection) = http1::Builder::new()
-            .max_headers(100)
-            .handshake(TokioIo::new(upstream))
-            .await
-            .map_err(handshake_error)?;
+        let upstream = dial(cluster, &endpoint, tunnel, originator).await?;
         cluster.stats.upstream_cx_http1_total.inc();
-        means.spawner.spawn_local("http1 upstream", async move {
-            // How it ended is told to the request in flight; an idle one ends as it likes.
-            let _ = connection.with_upgrades().await;
-            drop(open);
-        });
-        let connection = Http1 {
-            sender,
+        let connection = Box::new(Http1 {
+            wire: ClientConnection::new(upstream, Limits::UPSTREAM),
             life: Life::begin(),
-        };
+            open,
+        });
         Ok(Acquired::Http1(self.lease_http1(connection, cluster)))
     }
 
@@ -305,28 +354,30 @@ impl HostPool {
         self: &Rc<Self>,
         cluster: &Arc<Cluster>,
         tunnel: Option<&Arc<TunnelClient>>,
-        means: &Means,
+        originator: &Rc<Originator>,
     ) -> Result<(), AcquireError> {
         let connecting = self.connecting.borrow().clone();
         let connecting = connecting.unwrap_or_else(|| {
-            let (pool, cluster, tunnel, means) = (
+            let (pool, cluster, tunnel, originator) = (
                 Rc::clone(self),
                 Arc::clone(cluster),
                 tunnel.cloned(),
-                means.clone(),
+                Rc::clone(originator),
             );
-            let spawner = means.spawner.clone();
             let attempt = async move {
-                let made = pool.make_http2(&cluster, tunnel.as_ref(), &means).await;
+                let made = pool
+                    .make_http2(&cluster, tunnel.as_ref(), &originator)
+                    .await;
                 *pool.connecting.borrow_mut() = None;
                 made
             };
             let attempt = attempt.boxed_local().shared();
             let for_task = attempt.clone();
             // Driven by a task too, so that a request that is given up does not take the others' connection along.
-            spawner.spawn_local("http2 connect", async move {
+            spawn("http2 connect", async move {
                 let _ = for_task.await; // its outcome is told to those who wait
-            });
+            })
+            .detach();
             *self.connecting.borrow_mut() = Some(attempt.clone());
             attempt
         });
@@ -337,121 +388,60 @@ impl HostPool {
         self: &Rc<Self>,
         cluster: &Arc<Cluster>,
         tunnel: Option<&Arc<TunnelClient>>,
-        means: &Means,
+        originator: &Originator,
     ) -> Result<(), DialError> {
         let endpoint = Arc::clone(&self.endpoint.borrow());
         let open = self.count_open(cluster, &endpoint);
-        let upstream = dial(cluster, &endpoint, tunnel, means).await?;
-        let settings = &cluster.http.http2;
-        let mut builder = http2::Builder::new(LocalExecutor(means.spawner.clone()));
-        builder
-            .timer(TokioTimer::new())
-            .initial_stream_window_size(settings.initial_stream_window_bytes)
-            .initial_connection_window_size(settings.initial_connection_window_bytes)
-            .max_frame_size(64 * 1024)
-            .max_header_list_size(64 * 1024);
-        if let Some(keep_alive) = &settings.keep_alive
-            && let Some(interval) = keep_alive.interval
-        {
-            builder
-                .keep_alive_interval(interval)
-                .keep_alive_timeout(keep_alive.timeout)
-                .keep_alive_while_idle(true);
-        }
-        let (sender, connection) = builder
-            .handshake(TokioIo::new(upstream))
-            .await
-            .map_err(handshake_error)?;
+        let upstream = dial(cluster, &endpoint, tunnel, originator).await?;
+        let options = h2::Options {
+            writer: upstream.writer_level(),
+            keep_alive: keep_alive(cluster.http.http2.keep_alive.as_ref()),
+        };
+        let wire = h2::ClientConnection::new(upstream, http2_config(cluster), options);
         cluster.stats.upstream_cx_http2_total.inc();
-        means.spawner.spawn_local("http2 upstream", async move {
-            let _ = connection.await;
+        let mut watch = wire.watch();
+        let pool = Rc::downgrade(self);
+        spawn("http2 upstream", async move {
+            poll_fn(|cx| watch.poll_leaving(cx)).await;
+            if let Some(pool) = pool.upgrade() {
+                pool.shared.borrow_mut().retain(|c| !c.wire.is_leaving());
+                pool.freed.raise();
+            }
+            poll_fn(|cx| watch.poll_over(cx)).await;
             drop(open);
-        });
+        })
+        .detach();
         self.shared.borrow_mut().push(Rc::new(Http2 {
-            sender,
+            wire,
             life: Life::begin(),
             active: Cell::new(0),
         }));
         Ok(())
     }
 
-    /// Counts a connection, from its dialling on, until the guard is dropped.
-    fn count_open(
-        self: &Rc<Self>,
-        cluster: &Arc<Cluster>,
-        endpoint: &Arc<Endpoint>,
-    ) -> Guard<impl Fn() + use<>> {
-        let (pool, cluster, endpoint) =
-            (Rc::clone(self), Arc::clone(cluster), Arc::clone(endpoint));
-        pool.connections.set(pool.connections.get() + 1);
+    fn count_open(self: &Rc<Self>, cluster: &Arc<Cluster>, endpoint: &Arc<Endpoint>) -> Open {
+        self.connections.set(self.connections.get() + 1);
         cluster.stats.upstream_cx_active.inc();
         cluster.stats.upstream_cx_total.inc();
         endpoint.stats.cx_active.inc();
         endpoint.stats.cx_total.inc();
-        Guard(move || {
-            pool.connections.set(pool.connections.get() - 1);
-            cluster.stats.upstream_cx_active.dec();
-            cluster.stats.upstream_cx_destroy.inc();
-            endpoint.stats.cx_active.dec();
-            pool.freed.notify_waiters();
-        })
-    }
-}
-
-impl Acquired {
-    /// Sends a request; the response's headers come back.
-    pub(crate) async fn send(
-        &mut self,
-        request: Request<UpstreamBody>,
-    ) -> Result<Response<Incoming>, SendError> {
-        let sent = match self {
-            Self::Http1(lease) => {
-                let connection = lease
-                    .connection
-                    .as_mut()
-                    .expect("it is given back only when the response is over");
-                connection.sender.try_send_request(request).await
-            }
-            Self::Http2(lease) => {
-                lease
-                    .connection
-                    .sender
-                    .clone()
-                    .try_send_request(request)
-                    .await
-            }
-        };
-        sent.map_err(|mut e| match e.take_message() {
-            Some(request) => SendError::NotSent(Box::new(request)),
-            None => SendError::Failed(e.into_error()),
-        })
-    }
-
-    /// Gives the connection back after a complete response.
-    pub(crate) fn give_back(self) {
-        if let Self::Http1(mut lease) = self
-            && let Some(connection) = lease.connection.take()
-        {
-            let pool = &lease.pool;
-            if !pool.closed.get() && !connection.sender.is_closed() {
-                if connection.life.is_over(&lease.cluster) {
-                    lease.cluster.stats.upstream_cx_max_requests.inc();
-                    return;
-                }
-                connection.life.idle_since.set(Instant::now());
-                pool.idle.borrow_mut().push(connection);
-                pool.freed.notify_one();
-            }
+        Open {
+            pool: Rc::downgrade(self),
+            cluster: Arc::clone(cluster),
+            endpoint: Arc::clone(endpoint),
         }
     }
 }
 
-impl Drop for Http2Lease {
+impl Drop for Open {
     fn drop(&mut self) {
-        let connection = &self.connection;
-        connection.active.set(connection.active.get() - 1);
-        connection.life.idle_since.set(Instant::now());
-        self.pool.freed.notify_one();
+        self.cluster.stats.upstream_cx_active.dec();
+        self.cluster.stats.upstream_cx_destroy.inc();
+        self.endpoint.stats.cx_active.dec();
+        if let Some(pool) = self.pool.upgrade() {
+            pool.connections.set(pool.connections.get() - 1);
+            pool.freed.raise();
+        }
     }
 }
 
@@ -459,10 +449,9 @@ async fn dial(
     cluster: &Cluster,
     endpoint: &Endpoint,
     tunnel: Option<&Arc<TunnelClient>>,
-    means: &Means,
+    originator: &Originator,
 ) -> Result<Upstream, DialError> {
-    let dialled = means
-        .originator
+    let dialled = originator
         .dial(tunnel, endpoint, cluster.connect_timeout)
         .await;
     if let Err(e) = &dialled {
@@ -475,20 +464,52 @@ async fn dial(
     dialled
 }
 
-fn handshake_error(e: hyper::Error) -> DialError {
-    let cause = e.source().map(|s| format!(": {s}")).unwrap_or_default();
-    DialError::Failed(format!("{e}{cause}").into())
+fn http2_config(cluster: &Cluster) -> Arc<Config> {
+    let settings = &cluster.http.http2;
+    let ours = Config::default();
+    Arc::new(Config {
+        // What is configured bounds what a stream may hold; most never need as much, see docs/decisions/0007.
+        stream_window_bytes: settings
+            .initial_stream_window_bytes
+            .min(ours.stream_window_bytes),
+        stream_window_max_bytes: settings
+            .initial_stream_window_bytes
+            .min(ours.stream_window_max_bytes),
+        connection_window_bytes: settings.initial_connection_window_bytes,
+        max_concurrent_streams: settings.max_concurrent_streams,
+        assumed_concurrent_streams: settings.max_concurrent_streams,
+        limits: engine_h2::Limits {
+            header_list_bytes: MAX_HEADER_LIST_BYTES,
+            ..engine_h2::Limits::default()
+        },
+        ..ours
+    })
+}
+
+fn keep_alive(settings: Option<&KeepAlive>) -> Option<h2::KeepAlive> {
+    let settings = settings?;
+    Some(h2::KeepAlive {
+        interval: settings.interval?,
+        timeout: settings.timeout,
+    })
 }
 
 fn exceeds(value: i64, limit: u32) -> bool {
     value >= i64::from(limit)
 }
 
-/// Does something when dropped.
-struct Guard<F: Fn()>(F);
+/// Counts a request that waits for a connection.
+struct Pending(Arc<Cluster>);
 
-impl<F: Fn()> Drop for Guard<F> {
+impl Pending {
+    fn begin(cluster: &Arc<Cluster>) -> Self {
+        cluster.stats.upstream_rq_pending_active.inc();
+        Self(Arc::clone(cluster))
+    }
+}
+
+impl Drop for Pending {
     fn drop(&mut self) {
-        self.0();
+        self.0.stats.upstream_rq_pending_active.dec();
     }
 }

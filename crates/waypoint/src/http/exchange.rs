@@ -1,56 +1,29 @@
 //! One request and its response, as it is told to telemetry when it is over.
 
-use std::cell::Cell;
+use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime};
 
-use http::{HeaderMap, Method, StatusCode};
+use waymark_engine::Head;
 
 use super::HttpConnection;
-use super::body::{BodyEnd, RequestBody};
 use super::failure::Failure;
-use super::headers::GRPC_STATUS;
+use super::headers::{FORWARDED_PROTO, GRPC_STATUS};
+use super::timers::Timer;
+use crate::cluster::UpstreamBroke;
 use crate::program::{Chain, Cluster, Endpoint, HttpChain};
-use crate::route::{FormatContext, RequestHead};
+use crate::route::{FormatContext, RequestHead, is_grpc};
 use crate::telemetry::{self, ResponseFlag, ResponseFlags};
-
-/// A request's head, as it goes on.
-#[derive(Debug)]
-pub(super) struct Head {
-    /// Method.
-    pub(super) method: Method,
-    /// Path and query.
-    pub(super) path: String,
-    /// `:authority` or `Host`.
-    pub(super) authority: String,
-    /// Everything else, `Host` left out.
-    pub(super) headers: HeaderMap,
-    /// The path before it was rewritten.
-    pub(super) original_path: Option<String>,
-}
 
 /// The scheme of an inner connection: TLS is the tunnel's business.
 const SCHEME: &str = "http";
 
-impl Head {
-    /// What routes and formats look at.
-    pub(super) fn as_request(&self) -> RequestHead<'_> {
-        let said = self.headers.get(&super::headers::FORWARDED_PROTO);
-        RequestHead {
-            method: &self.method,
-            path: &self.path,
-            authority: &self.authority,
-            scheme: said.and_then(|v| v.to_str().ok()).unwrap_or(SCHEME),
-            headers: &self.headers,
-        }
-    }
-}
-
-/// The facts of one request. Dropped before its response was complete, it is a request that the client gave up.
+/// A request that is being served, and its facts. Used again for the next one on its connection. Dropped while a request is
+/// open, that is a request that the client gave up.
 pub(super) struct Exchange {
-    facts: Option<Box<Facts>>,
+    facts: Facts,
+    open: bool,
 }
 
 /// See [`Exchange`].
@@ -59,68 +32,130 @@ pub(super) struct Facts {
     /// Always [`Chain::Http`].
     pub(super) chain: Arc<Chain>,
     pub(super) started: Instant,
-    pub(super) started_wall: SystemTime,
+    /// The request's head, as it goes on.
     pub(super) head: Head,
+    /// The path before it was rewritten.
+    pub(super) original_path: Option<String>,
     pub(super) protocol: &'static str,
     pub(super) grpc: bool,
-    pub(super) body: Option<RequestBody>,
-    pub(super) status: Option<StatusCode>,
+    /// Bytes of the request's body.
+    pub(super) received: u64,
+    /// Bytes of the response's.
+    pub(super) sent: u64,
+    /// Set when the response's head is made.
+    pub(super) status: Option<u16>,
+    /// The response's head, meaningful when there is a status.
+    pub(super) response: Head,
     pub(super) flags: ResponseFlags,
-    pub(super) details: Option<String>,
+    pub(super) details: Option<Cow<'static, str>>,
     pub(super) transport_reason: Option<Arc<str>>,
     pub(super) route_name: Option<Arc<str>>,
     pub(super) cluster: Option<Arc<Cluster>>,
     pub(super) endpoint: Option<Arc<Endpoint>>,
-    pub(super) bytes_sent: Rc<Cell<u64>>,
-    /// Kept only where something formats them.
-    pub(super) response_headers: Option<HeaderMap>,
     pub(super) grpc_status: Option<u32>,
 }
 
+/// How a request and its response ended.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum End<'a> {
+    /// Completely, with these trailers.
+    Complete(Option<&'a Head>),
+    /// The upstream broke off amid the response: closed the connection, or said what is no HTTP.
+    Upstream(UpstreamBroke),
+    /// A timer cut the response off.
+    Timeout(Timer),
+    /// The client ended its connection before it had all.
+    Downstream,
+    /// The client reset the stream, and not its connection.
+    Reset,
+}
+
 impl Exchange {
-    pub(super) fn new(facts: Facts) -> Self {
+    /// Nothing yet.
+    pub(super) fn new(connection: &Rc<HttpConnection>, chain: Arc<Chain>) -> Self {
         Self {
-            facts: Some(Box::new(facts)),
+            facts: Facts {
+                connection: Rc::clone(connection),
+                chain,
+                started: waymark_driver::now(),
+                head: Head::new(),
+                original_path: None,
+                protocol: "HTTP/1.1",
+                grpc: false,
+                received: 0,
+                sent: 0,
+                status: None,
+                response: Head::new(),
+                flags: ResponseFlags::none(),
+                details: None,
+                transport_reason: None,
+                route_name: None,
+                cluster: None,
+                endpoint: None,
+                grpc_status: None,
+            },
+            open: false,
         }
+    }
+
+    /// A request begins. Its head is in [`Facts::head`].
+    pub(super) fn begin(&mut self, chain: &Arc<Chain>, protocol: &'static str) {
+        let facts = &mut self.facts;
+        if !Arc::ptr_eq(&facts.chain, chain) {
+            facts.chain = Arc::clone(chain);
+        }
+        facts.started = waymark_driver::now();
+        facts.original_path = None;
+        facts.protocol = protocol;
+        facts.grpc = is_grpc(&facts.as_request());
+        facts.received = 0;
+        facts.sent = 0;
+        facts.status = None;
+        facts.response.clear();
+        facts.flags = ResponseFlags::none();
+        facts.details = None;
+        facts.transport_reason = None;
+        facts.route_name = None;
+        facts.cluster = None;
+        facts.endpoint = None;
+        facts.grpc_status = None;
+        self.open = true;
     }
 
     /// The facts so far.
     pub(super) fn facts(&mut self) -> &mut Facts {
-        self.facts
-            .as_mut()
-            .expect("they are there until the exchange is finished by value")
+        &mut self.facts
     }
 
     /// The request is over.
-    pub(super) fn finish(mut self, how: BodyEnd<'_>) {
-        let Some(mut facts) = self.facts.take() else {
+    pub(super) fn finish(&mut self, how: End<'_>) {
+        if !std::mem::replace(&mut self.open, false) {
             return;
-        };
+        }
+        let facts = &mut self.facts;
         let mut trailers = None;
         match how {
-            BodyEnd::Complete(t) => trailers = t,
-            BodyEnd::Downstream => {
-                let connection = &facts.connection;
-                let (flag, why) =
-                    if facts.protocol == "HTTP/2" && !connection.gone.load(Ordering::Relaxed) {
-                        (ResponseFlag::DR, "http2.remote_reset")
-                    } else {
-                        (ResponseFlag::DC, "downstream_remote_disconnect")
-                    };
-                facts.flags.add(flag);
-                facts.details = Some(why.to_owned());
+            End::Complete(t) => trailers = t,
+            End::Downstream => {
+                facts.flags.add(ResponseFlag::DC);
+                facts.details = Some(Cow::Borrowed("downstream_remote_disconnect"));
             }
-            BodyEnd::Upstream(e) => {
-                let failure = Failure::of_body(e);
+            End::Reset => {
+                facts.flags.add(ResponseFlag::DR);
+                facts.details = Some(Cow::Borrowed("http2.remote_reset"));
+            }
+            End::Upstream(broke) => {
+                let failure = Failure::of_body(broke);
                 let why = failure.reason().map_or("", |(_, short)| short);
                 facts.flags.add(failure.flag());
-                facts.details = Some(format!("upstream_reset_after_response_started{{{why}}}"));
+                let details = format!("upstream_reset_after_response_started{{{why}}}");
+                facts.details = Some(Cow::Owned(details));
             }
-            BodyEnd::Timeout(timer) => {
+            End::Timeout(timer) => {
                 if let Some(flag) = timer.flag() {
                     facts.flags.add(flag);
                 }
-                facts.details = Some(timer.to_string());
+                facts.details = Some(Cow::Borrowed(timer.details()));
             }
         }
         facts.report(trailers);
@@ -129,9 +164,7 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        if let Some(facts) = self.facts.take() {
-            Exchange { facts: Some(facts) }.finish(BodyEnd::Downstream);
-        }
+        self.finish(End::Downstream);
     }
 }
 
@@ -141,21 +174,32 @@ impl Facts {
         http_of(&self.chain)
     }
 
+    /// What routes and formats look at.
+    pub(super) fn as_request(&self) -> RequestHead<'_> {
+        RequestHead {
+            method: text(self.head.method()),
+            path: text(self.head.path()),
+            authority: text(self.head.authority()),
+            scheme: self.head.get_str(FORWARDED_PROTO).unwrap_or(SCHEME),
+            headers: &self.head,
+        }
+    }
+
     /// What header values are formatted from.
     pub(super) fn context(&self) -> FormatContext<'_> {
         let downstream = &self.connection.downstream;
         FormatContext {
-            request: Some(self.head.as_request()),
-            original_path: self.head.original_path.as_deref(),
-            response_headers: self.response_headers.as_ref(),
-            start: Some(self.started_wall),
+            request: Some(self.as_request()),
+            original_path: self.original_path.as_deref(),
+            response_headers: self.status.map(|_| &self.response),
+            start: Some(SystemTime::now() - self.started.elapsed()),
             protocol: Some(self.protocol),
-            response_code: self.status.map_or(0, |s| s.as_u16()),
+            response_code: self.status.unwrap_or(0),
             flags: self.flags,
             response_code_details: self.details.as_deref(),
             upstream_transport_failure_reason: self.transport_reason.as_deref(),
-            bytes_received: self.body.as_ref().map_or(0, RequestBody::bytes),
-            bytes_sent: self.bytes_sent.get(),
+            bytes_received: self.received,
+            bytes_sent: self.sent,
             upstream_host: self.endpoint.as_ref().map(|e| &*e.text),
             upstream_cluster: self.cluster.as_ref().map(|c| &*c.name),
             downstream_local: Some(downstream.local),
@@ -167,7 +211,7 @@ impl Facts {
         }
     }
 
-    fn report(&self, trailers: Option<&HeaderMap>) {
+    fn report(&self, trailers: Option<&Head>) {
         let in_trailers = trailers.and_then(grpc_status);
         let context = FormatContext {
             duration: Some(self.started.elapsed()),
@@ -184,6 +228,12 @@ impl Facts {
     }
 }
 
+/// What routes and logs see of a part; no route names one that is no text.
+fn text(part: Option<&[u8]>) -> &str {
+    part.and_then(|part| std::str::from_utf8(part).ok())
+        .unwrap_or_default()
+}
+
 /// The HTTP chain in a chain that is known to be one.
 pub(super) fn http_of(chain: &Chain) -> &HttpChain {
     match chain {
@@ -193,6 +243,6 @@ pub(super) fn http_of(chain: &Chain) -> &HttpChain {
 }
 
 /// The gRPC status among headers or trailers.
-pub(super) fn grpc_status(headers: &HeaderMap) -> Option<u32> {
-    headers.get(&GRPC_STATUS)?.to_str().ok()?.parse().ok()
+pub(super) fn grpc_status(head: &Head) -> Option<u32> {
+    head.get_str(GRPC_STATUS)?.parse().ok()
 }

@@ -1,13 +1,12 @@
 //! Why an attempt gave no response, and what is made of it.
 
-use std::error::Error as _;
-use std::io;
 use std::sync::Arc;
 
 use http::StatusCode;
+use waymark_engine::Head;
 
 use super::local_reply::LocalReply;
-use crate::cluster::AcquireError;
+use crate::cluster::{AcquireError, UpstreamBroke};
 use crate::originate::DialError;
 use crate::route::RetryOn;
 use crate::telemetry::ResponseFlag;
@@ -33,41 +32,9 @@ pub(super) enum Failure {
     Protocol,
     /// `per_try_timeout`.
     PerTryTimeout,
-    /// The client's request broke off.
-    Downstream,
 }
 
 impl Failure {
-    /// What hyper says about a request that was sent.
-    pub(super) fn of_sent(e: &hyper::Error, request_broken: bool) -> Self {
-        if request_broken {
-            return Self::Downstream;
-        }
-        if let Some(h2) = e.source().and_then(|s| s.downcast_ref::<h2::Error>()) {
-            return match h2.reason() {
-                Some(h2::Reason::REFUSED_STREAM) => Self::Refused,
-                Some(h2::Reason::NO_ERROR) if h2.is_go_away() => Self::Refused,
-                Some(h2::Reason::PROTOCOL_ERROR) => Self::Protocol,
-                Some(_) if h2.is_reset() => Self::Reset,
-                Some(_) | None => Self::Closed,
-            };
-        }
-        if e.is_parse() || e.is_parse_status() {
-            return Self::Protocol;
-        }
-        Self::Closed
-    }
-
-    /// What hyper says about a response that broke off.
-    pub(super) fn of_body(e: &hyper::Error) -> Self {
-        let io = e.source().and_then(|s| s.downcast_ref::<io::Error>());
-        if io.is_some_and(|e| e.kind() == io::ErrorKind::UnexpectedEof) {
-            // It ended in order, but before its length or its last chunk said so.
-            return Self::Protocol;
-        }
-        Self::of_sent(e, false)
-    }
-
     /// The retry conditions that it fulfils.
     pub(super) fn conditions(&self) -> RetryOn {
         let any_reset = RetryOn::RESET
@@ -79,7 +46,7 @@ impl Failure {
                 .union(RetryOn::RESET_BEFORE_REQUEST),
             Self::Refused => any_reset.union(RetryOn::REFUSED_STREAM),
             Self::Closed | Self::Reset | Self::Protocol | Self::PerTryTimeout => any_reset,
-            Self::Denied(_) | Self::Overflow | Self::Downstream => RetryOn::default(),
+            Self::Denied(_) | Self::Overflow => RetryOn::default(),
         }
     }
 
@@ -94,8 +61,7 @@ impl Failure {
             | Self::Reset
             | Self::Refused
             | Self::Protocol
-            | Self::PerTryTimeout
-            | Self::Downstream => None,
+            | Self::PerTryTimeout => None,
         }
     }
 
@@ -108,7 +74,6 @@ impl Failure {
             Self::Reset | Self::Refused => ResponseFlag::UR,
             Self::Protocol => ResponseFlag::UPE,
             Self::PerTryTimeout => ResponseFlag::UT,
-            Self::Downstream => ResponseFlag::DC,
         }
     }
 
@@ -120,7 +85,7 @@ impl Failure {
             }
             Self::ConnectTimeout => ("connection timeout", "connection_timeout"),
             Self::Overflow => ("overflow", "overflow"),
-            Self::Closed | Self::Downstream => ("connection termination", "connection_termination"),
+            Self::Closed => ("connection termination", "connection_termination"),
             Self::Reset => ("remote reset", "remote_reset"),
             Self::Refused => ("remote refused stream reset", "remote_refused_stream_reset"),
             Self::Protocol => ("protocol error", "protocol_error"),
@@ -168,31 +133,48 @@ impl From<AcquireError> for Failure {
     }
 }
 
+impl Failure {
+    /// What a response that broke off is.
+    pub(super) fn of_body(broke: UpstreamBroke) -> Self {
+        match broke {
+            // It ended in order, but before its length or its last chunk said so.
+            UpstreamBroke::Truncated => Self::Protocol,
+            broke => broke.into(),
+        }
+    }
+}
+
+impl From<UpstreamBroke> for Failure {
+    fn from(broke: UpstreamBroke) -> Self {
+        match broke {
+            UpstreamBroke::Closed | UpstreamBroke::Truncated => Self::Closed,
+            UpstreamBroke::Protocol => Self::Protocol,
+            UpstreamBroke::Reset => Self::Reset,
+            UpstreamBroke::Refused => Self::Refused,
+        }
+    }
+}
+
 /// The retry conditions that a response fulfils.
-pub(super) fn response_conditions(
-    status: StatusCode,
-    headers: &http::HeaderMap,
-    retriable: &[StatusCode],
-) -> RetryOn {
+pub(super) fn response_conditions(status: u16, head: &Head, retriable: &[StatusCode]) -> RetryOn {
     use super::headers::{GRPC_STATUS, RATE_LIMITED};
-    if headers.contains_key(&RATE_LIMITED) {
+    if head.contains(RATE_LIMITED) {
         return RetryOn::RATE_LIMITED;
     }
     let mut on = RetryOn::default();
-    if status.is_server_error() {
+    if (500..600).contains(&status) {
         on = on.union(RetryOn::SERVER_ERROR);
     }
-    if matches!(status.as_u16(), 502..=504) {
+    if matches!(status, 502..=504) {
         on = on.union(RetryOn::GATEWAY_ERROR);
     }
-    if status == StatusCode::CONFLICT {
+    if status == 409 {
         on = on.union(RetryOn::RETRIABLE_4XX);
     }
-    if retriable.contains(&status) {
+    if retriable.iter().any(|s| *s == status) {
         on = on.union(RetryOn::RETRIABLE_STATUS_CODES);
     }
-    let grpc = headers.get(&GRPC_STATUS).and_then(|v| v.to_str().ok());
-    if let Some(status) = grpc.and_then(|s| s.parse().ok()) {
+    if let Some(status) = head.get_str(GRPC_STATUS).and_then(|s| s.parse().ok()) {
         on = on.union(RetryOn::of_grpc_status(status));
     }
     on
@@ -218,7 +200,6 @@ mod tests {
             (Failure::PerTryTimeout, false),
             (Failure::Overflow, false),
             (Failure::Denied(StatusCode::FORBIDDEN), false),
-            (Failure::Downstream, false),
         ] {
             assert_eq!(
                 failure.conditions().intersects(default),
@@ -257,14 +238,14 @@ mod tests {
 
     #[test]
     fn responses_fulfil_their_conditions() {
-        let mut headers = http::HeaderMap::new();
-        let on = response_conditions(StatusCode::SERVICE_UNAVAILABLE, &headers, &[]);
+        let mut head = Head::new();
+        let on = response_conditions(503, &head, &[]);
         assert!(on.intersects(RetryOn::GATEWAY_ERROR) && on.intersects(RetryOn::SERVER_ERROR));
         assert!(!on.intersects(RetryOn::RETRIABLE_STATUS_CODES));
-        let on = response_conditions(StatusCode::NOT_FOUND, &headers, &[StatusCode::NOT_FOUND]);
+        let on = response_conditions(404, &head, &[StatusCode::NOT_FOUND]);
         assert!(on.intersects(RetryOn::RETRIABLE_STATUS_CODES));
-        headers.insert("grpc-status", http::HeaderValue::from_static("14"));
-        let on = response_conditions(StatusCode::OK, &headers, &[]);
+        head.push(waymark_engine::Field::new(b"grpc-status", b"14"));
+        let on = response_conditions(200, &head, &[]);
         assert!(on.intersects(RetryOn::UNAVAILABLE));
     }
 }

@@ -1,16 +1,13 @@
 //! The filters of a chain, on the way in and on the way out.
 
-use http::header::{
-    ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
-    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE,
-    ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, ORIGIN,
-};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
-use tokio::time::sleep;
+use std::time::Duration;
+
+use http::{HeaderValue, StatusCode};
+use waymark_engine::{Field, Head};
 
 use super::exchange::Facts;
 use super::local_reply::LocalReply;
-use crate::program::HttpFilter;
+use crate::program::{HttpChain, HttpFilter};
 use crate::random::Random;
 use crate::route::{Cors, Fault, FaultAbort, Route};
 use crate::telemetry::ResponseFlag;
@@ -19,36 +16,49 @@ use crate::telemetry::ResponseFlag;
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     /// The origin that CORS allows.
-    allowed_origin: Option<HeaderValue>,
+    allowed_origin: Option<Box<[u8]>>,
     /// Headers of a preflight's answer.
-    preflight: Option<HeaderMap>,
+    preflight: Option<Head>,
 }
 
-/// Runs the filters in order up to the router; an answer ends the request.
-pub(super) async fn on_request(
+/// What a filter makes of a request.
+pub(super) enum Verdict {
+    /// It goes on.
+    Go,
+    /// It goes on after a while, at the filter behind this place.
+    Wait(Duration, usize),
+    /// It is answered.
+    Answer(LocalReply),
+}
+
+/// Runs the filters in order, from the one at `from`, up to the router.
+pub(super) fn on_request(
+    from: usize,
+    chain: &HttpChain,
     facts: &mut Facts,
     route: Option<&Route>,
     memory: &mut Memory,
     random: &Random,
-) -> Result<(), LocalReply> {
-    let chain = std::sync::Arc::clone(&facts.chain);
-    for filter in &super::exchange::http_of(&chain).filters {
+) -> Verdict {
+    for (at, filter) in chain.filters.iter().enumerate().skip(from) {
         match filter {
             HttpFilter::HeaderMutation { request, .. } => {
                 if !request.is_empty() {
-                    let mut headers = facts.head.headers.clone();
-                    request.apply(&mut headers, &facts.context());
-                    facts.head.headers = headers;
+                    request.prepare(&facts.context()).apply(&mut facts.head);
                 }
             }
             HttpFilter::Fault => {
-                if let Some(fault) = route.and_then(|r| r.fault.as_ref()) {
-                    inject(fault, facts, random).await?;
+                if let Some(fault) = route.and_then(|r| r.fault.as_ref())
+                    && let Some(verdict) = inject(fault, at, facts, random)
+                {
+                    return verdict;
                 }
             }
             HttpFilter::Cors => {
-                if let Some(cors) = route.and_then(|r| r.cors.as_ref()) {
-                    check_origin(cors, facts, memory, random)?;
+                if let Some(cors) = route.and_then(|r| r.cors.as_ref())
+                    && let Err(reply) = check_origin(cors, facts, memory, random)
+                {
+                    return Verdict::Answer(reply);
                 }
             }
             HttpFilter::GrpcStats
@@ -57,38 +67,39 @@ pub(super) async fn on_request(
             | HttpFilter::Router => {}
         }
     }
-    Ok(())
+    Verdict::Go
 }
 
 /// Runs the filters in reverse, on every response.
 pub(super) fn on_response(
-    facts: &Facts,
+    chain: &HttpChain,
+    facts: &mut Facts,
     route: Option<&Route>,
     memory: &Memory,
-    headers: &mut HeaderMap,
 ) {
-    for filter in facts.http().filters.iter().rev() {
+    for filter in chain.filters.iter().rev() {
         match filter {
             HttpFilter::HeaderMutation { response, .. } => {
-                response.apply(headers, &facts.context())
+                if !response.is_empty() {
+                    response
+                        .prepare(&facts.context())
+                        .apply(&mut facts.response);
+                }
             }
             HttpFilter::Cors => {
                 if let Some(preflight) = &memory.preflight {
-                    for (name, value) in preflight {
-                        headers.insert(name, value.clone());
+                    for field in preflight.fields() {
+                        facts.response.insert(field);
                     }
                 } else if let (Some(origin), Some(cors)) =
                     (&memory.allowed_origin, route.and_then(|r| r.cors.as_ref()))
                 {
-                    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
-                    if cors.allow_credentials {
-                        headers.insert(
-                            ACCESS_CONTROL_ALLOW_CREDENTIALS,
-                            HeaderValue::from_static("true"),
-                        );
-                    }
+                    allow(cors, origin, &mut facts.response);
                     if let Some(exposed) = &cors.expose_headers {
-                        headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, exposed.clone());
+                        facts.response.insert(Field::new(
+                            b"access-control-expose-headers",
+                            exposed.as_bytes(),
+                        ));
                     }
                 }
             }
@@ -102,10 +113,12 @@ pub(super) fn on_response(
 }
 
 /// Delays, then aborts, each by a draw of its own. Spec: l7-semantics.md 6.6.
-async fn inject(fault: &Fault, facts: &mut Facts, random: &Random) -> Result<(), LocalReply> {
-    if let Some(delay) = fault.delay.filter(|d| d.share.fires(random.next())) {
+fn inject(fault: &Fault, at: usize, facts: &mut Facts, random: &Random) -> Option<Verdict> {
+    if !facts.flags.contains(ResponseFlag::DI)
+        && let Some(delay) = fault.delay.filter(|d| d.share.fires(random.next()))
+    {
         facts.flags.add(ResponseFlag::DI);
-        sleep(delay.fixed).await;
+        return Some(Verdict::Wait(delay.fixed, at)); // and then comes back here for the abort
     }
     let reply = |status| {
         LocalReply::new(status, "fault_filter_abort")
@@ -114,14 +127,14 @@ async fn inject(fault: &Fault, facts: &mut Facts, random: &Random) -> Result<(),
     };
     match fault.abort {
         Some(FaultAbort::Http { status, share }) if share.fires(random.next()) => {
-            Err(reply(status))
+            Some(Verdict::Answer(reply(status)))
         }
         Some(FaultAbort::Grpc { status, share }) if share.fires(random.next()) => {
             let mut reply = reply(StatusCode::OK);
             reply.grpc_status = Some(status);
-            Err(reply)
+            Some(Verdict::Answer(reply))
         }
-        Some(_) | None => Ok(()),
+        Some(_) | None => None,
     }
 }
 
@@ -132,59 +145,60 @@ fn check_origin(
     memory: &mut Memory,
     random: &Random,
 ) -> Result<(), LocalReply> {
-    let headers = &facts.head.headers;
-    let Some(origin) = headers.get(ORIGIN) else {
+    let head = &facts.head;
+    let Some(origin) = head.get(b"origin") else {
         return Ok(());
     };
     if !cors.enabled.fires(random.next()) {
         return Ok(());
     }
-    let allowed = origin.to_str().is_ok_and(|origin| cors.allows(origin));
+    let allowed = std::str::from_utf8(origin).is_ok_and(|origin| cors.allows(origin));
     let is_preflight =
-        facts.head.method == Method::OPTIONS && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD);
+        head.method() == Some(b"OPTIONS") && head.contains(b"access-control-request-method");
     if !is_preflight {
-        memory.allowed_origin = allowed.then(|| origin.clone());
+        memory.allowed_origin = allowed.then(|| origin.into());
         return Ok(());
     }
     if !allowed && cors.forward_not_matching_preflights {
         return Ok(());
     }
-    memory.preflight = Some(preflight(cors, headers, allowed.then_some(origin)));
+    memory.preflight = Some(preflight(cors, head, allowed.then_some(origin)));
     Err(LocalReply::new(StatusCode::OK, "cors_response"))
 }
 
-fn preflight(cors: &Cors, request: &HeaderMap, origin: Option<&HeaderValue>) -> HeaderMap {
-    let mut out = HeaderMap::new();
-    if let Some(origin) = origin {
-        out.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
-        if cors.allow_credentials {
-            out.insert(
-                ACCESS_CONTROL_ALLOW_CREDENTIALS,
-                HeaderValue::from_static("true"),
-            );
-        }
+fn allow(cors: &Cors, origin: &[u8], head: &mut Head) {
+    head.insert(Field::new(b"access-control-allow-origin", origin));
+    if cors.allow_credentials {
+        head.insert(Field::new(b"access-control-allow-credentials", b"true"));
     }
-    let mut allow = |name: HeaderName, configured: &Option<HeaderValue>, asked: HeaderName| {
+}
+
+fn preflight(cors: &Cors, request: &Head, origin: Option<&[u8]>) -> Head {
+    let mut out = Head::new();
+    if let Some(origin) = origin {
+        allow(cors, origin, &mut out);
+    }
+    let mut allow = |name: &[u8], configured: &Option<HeaderValue>, asked: &[u8]| {
         let value = match configured {
-            Some(any) if any == "*" => request.get(asked).cloned(),
-            other => other.clone(),
+            Some(any) if any == "*" => request.get(asked),
+            other => other.as_ref().map(HeaderValue::as_bytes),
         };
         if let Some(value) = value {
-            out.insert(name, value);
+            out.insert(Field::new(name, value));
         }
     };
     allow(
-        ACCESS_CONTROL_ALLOW_METHODS,
+        b"access-control-allow-methods",
         &cors.allow_methods,
-        ACCESS_CONTROL_REQUEST_METHOD,
+        b"access-control-request-method",
     );
     allow(
-        ACCESS_CONTROL_ALLOW_HEADERS,
+        b"access-control-allow-headers",
         &cors.allow_headers,
-        ACCESS_CONTROL_REQUEST_HEADERS,
+        b"access-control-request-headers",
     );
     if let Some(max_age) = &cors.max_age {
-        out.insert(ACCESS_CONTROL_MAX_AGE, max_age.clone());
+        out.insert(Field::new(b"access-control-max-age", max_age.as_bytes()));
     }
     out
 }

@@ -1,216 +1,126 @@
 //! Headers that are not a hop's business any more, and those that a proxy adds. Spec: l7-semantics.md 3.4, 4.
+//!
+//! What belongs to a connection is gone before a head gets here: the codecs see to it.
 
 use std::cell::RefCell;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
-use http::header::{
-    CONNECTION, CONTENT_LENGTH, DATE, EXPECT, HOST, SERVER, TE, TRANSFER_ENCODING, UPGRADE,
-};
-use http::{HeaderMap, HeaderName, HeaderValue};
-use smallvec::SmallVec;
+use waymark_engine::{Field, Head};
 
 use crate::program::{HttpChain, ServerHeader};
 use crate::random::Random;
 
-pub(super) static ATTEMPT_TIMEOUT_MS: HeaderName =
-    HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
-pub(super) static DECORATOR: HeaderName = HeaderName::from_static("x-envoy-decorator-operation");
-pub(super) static ORIGINAL_HOST: HeaderName = HeaderName::from_static("x-envoy-original-host");
-pub(super) static ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
-pub(super) static OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
-pub(super) static RATE_LIMITED: HeaderName = HeaderName::from_static("x-envoy-ratelimited");
-pub(super) static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-pub(super) static SERVICE_TIME: HeaderName =
-    HeaderName::from_static("x-envoy-upstream-service-time");
-pub(super) static FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-pub(super) static FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
-pub(super) static FORWARDED_CLIENT_CERT: HeaderName =
-    HeaderName::from_static("x-forwarded-client-cert");
-pub(super) static GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
-pub(super) static GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
-pub(super) static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+pub(super) const ATTEMPT_TIMEOUT_MS: &[u8] = b"x-envoy-expected-rq-timeout-ms";
+pub(super) const DECORATOR: &[u8] = b"x-envoy-decorator-operation";
+pub(super) const ORIGINAL_HOST: &[u8] = b"x-envoy-original-host";
+pub(super) const ORIGINAL_PATH: &[u8] = b"x-envoy-original-path";
+pub(super) const OVERLOADED: &[u8] = b"x-envoy-overloaded";
+pub(super) const RATE_LIMITED: &[u8] = b"x-envoy-ratelimited";
+pub(super) const REQUEST_ID: &[u8] = b"x-request-id";
+pub(super) const SERVICE_TIME: &[u8] = b"x-envoy-upstream-service-time";
+pub(super) const FORWARDED_PROTO: &[u8] = b"x-forwarded-proto";
+pub(super) const FORWARDED_PORT: &[u8] = b"x-forwarded-port";
+pub(super) const FORWARDED_CLIENT_CERT: &[u8] = b"x-forwarded-client-cert";
+pub(super) const GRPC_STATUS: &[u8] = b"grpc-status";
+pub(super) const GRPC_MESSAGE: &[u8] = b"grpc-message";
+pub(super) const GRPC_TIMEOUT: &[u8] = b"grpc-timeout";
 
-/// Headers by which a trusted peer could steer Envoy. Nobody is trusted in a mesh: they are removed, never obeyed.
-static STEERING: [HeaderName; 13] = [
-    HeaderName::from_static("x-envoy-expected-rq-timeout-ms"),
-    HeaderName::from_static("x-envoy-internal"),
-    HeaderName::from_static("x-envoy-force-trace"),
-    HeaderName::from_static("x-envoy-retry-on"),
-    HeaderName::from_static("x-envoy-retry-grpc-on"),
-    HeaderName::from_static("x-envoy-max-retries"),
-    HeaderName::from_static("x-envoy-upstream-rq-timeout-ms"),
-    HeaderName::from_static("x-envoy-upstream-rq-per-try-timeout-ms"),
-    HeaderName::from_static("x-envoy-hedge-on-per-try-timeout"),
-    HeaderName::from_static("x-envoy-retriable-status-codes"),
-    HeaderName::from_static("x-envoy-retriable-header-names"),
-    HeaderName::from_static("x-envoy-ip-tags"),
-    HeaderName::from_static("x-envoy-upstream-alt-stat-name"),
+/// Headers by which a trusted peer could steer Envoy, behind `x-envoy-`. Nobody is trusted in a mesh: they are removed, never
+/// obeyed.
+const STEERING: [&[u8]; 13] = [
+    b"expected-rq-timeout-ms",
+    b"internal",
+    b"force-trace",
+    b"retry-on",
+    b"retry-grpc-on",
+    b"max-retries",
+    b"upstream-rq-timeout-ms",
+    b"upstream-rq-per-try-timeout-ms",
+    b"hedge-on-per-try-timeout",
+    b"retriable-status-codes",
+    b"retriable-header-names",
+    b"ip-tags",
+    b"upstream-alt-stat-name",
 ];
 
-/// Headers of one connection.
-static HOP_BY_HOP: [HeaderName; 6] = [
-    CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    TRANSFER_ENCODING,
-    UPGRADE,
-    HeaderName::from_static("http2-settings"),
-];
-
-/// A request's wish to leave HTTP.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Upgrade {
-    /// None, or to `h2c`, which is ignored.
-    None,
-    /// To this protocol, lower case.
-    To(Box<str>),
-}
-
-/// What `Connection` and `Upgrade` ask for. Has to be read before [`remove_hop_by_hop`].
-pub(super) fn upgrade(headers: &HeaderMap) -> Upgrade {
-    let Some(value) = headers.get(UPGRADE).and_then(|v| v.to_str().ok()) else {
-        return Upgrade::None;
-    };
-    let nominated = tokens(headers, &CONNECTION).any(|t| t.eq_ignore_ascii_case("upgrade"));
-    if !nominated || value.trim().eq_ignore_ascii_case("h2c") {
-        return Upgrade::None;
-    }
-    Upgrade::To(value.trim().to_ascii_lowercase().into())
-}
-
-/// Whether `Connection` nominates `Host` for removal, which no honest client does.
-pub(super) fn nominates_host(headers: &HeaderMap) -> bool {
-    tokens(headers, &CONNECTION).any(|t| t.eq_ignore_ascii_case(HOST.as_str()))
-}
-
-/// Removes what concerns this connection only; `te` keeps `trailers`, nothing else.
-pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    retain(headers, |_| true);
-}
-
-/// Removes what concerns the client's connection only, `Host` (which has a place of its own), and what no client may say.
-pub(super) fn remove_from_request(headers: &mut HeaderMap, chain: &HttpChain) {
-    retain(headers, |name| {
-        let steers = name.as_str().starts_with("x-envoy-") && STEERING.contains(name);
-        let spoofs = *name == FORWARDED_CLIENT_CERT && !chain.forward_client_cert;
-        *name != HOST && !steers && !spoofs
+/// Removes what no client may say.
+pub(super) fn remove_from_request(head: &mut Head, chain: &HttpChain) {
+    head.retain(|field| match field.name {
+        FORWARDED_CLIENT_CERT => chain.forward_client_cert,
+        // The client is told to go on as soon as its body is read.
+        b"expect" => chain.relay_100_continue,
+        [b'x', b'-', b'e', b'n', b'v', b'o', b'y', b'-', rest @ ..] => !STEERING.contains(&rest),
+        _ => true,
     });
 }
 
-/// Keeps the headers that are not hop by hop and that `keep` keeps, in their order.
-fn retain(headers: &mut HeaderMap, keep: impl Fn(&HeaderName) -> bool) {
-    let nominated: SmallVec<[HeaderName; 2]> = tokens(headers, &CONNECTION)
-        .filter_map(|t| t.parse().ok())
-        .filter(|name| *name != TE)
-        .collect();
-    let te = headers.contains_key(TE).then(|| {
-        tokens(headers, &TE).any(|t| t.split(';').next().is_some_and(|t| t.trim() == "trailers"))
-    });
-    if te == Some(true) {
-        headers.insert(TE, HeaderValue::from_static("trailers"));
-    }
-    let stays = |name: &HeaderName| {
-        let of_hop = HOP_BY_HOP.contains(name)
-            || nominated.contains(name)
-            || (*name == TE && te == Some(false));
-        !of_hop && keep(name)
-    };
-    if headers.keys().all(stays) {
-        return;
-    }
-    // `HeaderMap::remove` moves the last header into the gap; what an application gets keeps its order.
-    let old = std::mem::take(headers);
-    headers.reserve(old.len());
-    let mut kept = None;
-    for (name, value) in old {
-        if let Some(name) = name {
-            kept = stays(&name).then_some(name);
-        }
-        if let Some(name) = &kept {
-            headers.append(name, value);
-        }
-    }
-}
-
-/// The rest of what is done to every request before the filters see it.
+/// What is added to every request before the filters see it.
 pub(super) fn prepare_request(
-    headers: &mut HeaderMap,
+    head: &mut Head,
     chain: &HttpChain,
     local_port: u16,
     random: &Random,
 ) {
-    if !chain.relay_100_continue {
-        headers.remove(EXPECT); // the client is told to go on as soon as its body is read
+    head.insert_if_absent(Field::new(FORWARDED_PROTO, b"http"));
+    if chain.append_x_forwarded_port {
+        let mut digits = [0; DIGITS];
+        let port = decimal(u64::from(local_port), &mut digits);
+        head.insert_if_absent(Field::new(FORWARDED_PORT, port));
     }
-    if !headers.contains_key(&FORWARDED_PROTO) {
-        headers.insert(FORWARDED_PROTO.clone(), HeaderValue::from_static("http"));
-    }
-    if chain.append_x_forwarded_port && !headers.contains_key(&FORWARDED_PORT) {
-        headers.insert(FORWARDED_PORT.clone(), HeaderValue::from(local_port));
-    }
-    if chain.request_id.generate && !headers.contains_key(&REQUEST_ID) {
-        let uuid = random.uuid();
-        if let Ok(value) = HeaderValue::from_bytes(&uuid) {
-            headers.insert(REQUEST_ID.clone(), value);
-        }
+    if chain.request_id.generate && !head.contains(REQUEST_ID) {
+        head.push(Field::new(REQUEST_ID, &random.uuid()));
     }
 }
 
 /// The last touch on every response, our own ones too.
-pub(super) fn finish_response(headers: &mut HeaderMap, chain: &HttpChain) {
-    headers.entry(DATE).or_insert_with(date);
+pub(super) fn finish_response(head: &mut Head, chain: &HttpChain) {
+    if !head.contains(b"date") {
+        with_date(|date| head.push(Field::new(b"date", date)));
+    }
+    let server = Field::new(b"server", chain.server_name.as_bytes());
     match chain.server_header {
-        ServerHeader::Overwrite => {
-            headers.insert(SERVER, chain.server_name.clone());
-        }
-        ServerHeader::AppendIfAbsent => {
-            headers
-                .entry(SERVER)
-                .or_insert_with(|| chain.server_name.clone());
-        }
+        ServerHeader::Overwrite => head.insert(server),
+        ServerHeader::AppendIfAbsent => head.insert_if_absent(server),
         ServerHeader::PassThrough => {}
     }
 }
 
-/// Whether the headers say that no body follows although the method may have one.
-pub(super) fn needs_zero_length(method: &http::Method, headers: &HeaderMap) -> bool {
-    let may_have_body = matches!(
-        *method,
-        http::Method::POST | http::Method::PUT | http::Method::PATCH
-    );
-    may_have_body && !headers.contains_key(CONTENT_LENGTH)
-}
+/// Room for the digits of any number.
+pub(super) const DIGITS: usize = 20;
 
-fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
-    let values = headers
-        .get_all(name)
-        .into_iter()
-        .filter_map(|v| v.to_str().ok());
-    values
-        .flat_map(|v| v.split(','))
-        .map(str::trim)
-        .filter(|t| !t.is_empty())
+/// A number in decimal.
+pub(super) fn decimal(mut number: u64, digits: &mut [u8; DIGITS]) -> &[u8] {
+    let mut at = DIGITS;
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            return &digits[at..];
+        }
+    }
 }
 
 /// The time in HTTP's form, written once a second and thread.
-fn date() -> HeaderValue {
+fn with_date<R>(use_it: impl FnOnce(&[u8]) -> R) -> R {
     thread_local! {
-        static LAST: RefCell<(u64, HeaderValue)> = const { RefCell::new((0, HeaderValue::from_static(""))) };
+        static LAST: RefCell<(Option<Instant>, String)> = const { RefCell::new((None, String::new())) };
     }
-    let now = SystemTime::now();
-    let seconds = now
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |d| d.as_secs());
-    LAST.with_borrow_mut(|(at, value)| {
-        if *at != seconds {
-            *at = seconds;
-            *value = http_date(seconds);
+    LAST.with_borrow_mut(|(until, text)| {
+        let now = waymark_driver::now();
+        if until.is_none_or(|until| now >= until) {
+            let since = SystemTime::now()
+                .duration_since(SystemTime::UNIX_EPOCH)
+                .unwrap_or_default();
+            *text = http_date(since.as_secs());
+            let rest = 1_000_000_000 - since.subsec_nanos();
+            *until = Some(now + Duration::from_nanos(u64::from(rest)));
         }
-        value.clone()
+        use_it(text.as_bytes())
     })
 }
 
-fn http_date(seconds: u64) -> HeaderValue {
+fn http_date(seconds: u64) -> String {
     use time::format_description::BorrowedFormatItem;
     use time::macros::format_description;
     const FORMAT: &[BorrowedFormatItem<'static>] = format_description!(
@@ -219,107 +129,40 @@ fn http_date(seconds: u64) -> HeaderValue {
     let time = i64::try_from(seconds)
         .ok()
         .and_then(|s| time::OffsetDateTime::from_unix_timestamp(s).ok());
-    let text = time.and_then(|t| t.format(FORMAT).ok()).unwrap_or_default();
-    HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static(""))
+    time.and_then(|t| t.format(FORMAT).ok()).unwrap_or_default()
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-
-    fn map(headers: &[(&str, &str)]) -> HeaderMap {
-        let mut map = HeaderMap::new();
-        for (name, value) in headers {
-            map.append(name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
-        }
-        map
-    }
-
-    #[test]
-    fn connection_headers_go_with_what_they_nominate() {
-        let mut headers = map(&[
-            ("connection", "x-a, TE"),
-            ("connection", "close, x-b"),
-            ("x-a", "1"),
-            ("x-b", "2"),
-            ("x-c", "3"),
-            ("te", "gzip, trailers;q=0.5"),
-            ("keep-alive", "timeout=5"),
-            ("proxy-connection", "keep-alive"),
-            ("transfer-encoding", "chunked"),
-            ("upgrade", "h2c"),
-            ("http2-settings", "x"),
-            ("trailer", "x-t"),
-            ("proxy-authorization", "p"),
-            ("via", "v"),
-        ]);
-        remove_hop_by_hop(&mut headers);
-        let left: Vec<_> = headers
-            .iter()
-            .map(|(n, v)| format!("{n}: {}", v.to_str().unwrap()))
-            .collect();
-        assert_eq!(left.len(), 5, "{left:?}");
-        for kept in [
-            "x-c: 3",
-            "te: trailers",
-            "trailer: x-t",
-            "proxy-authorization: p",
-            "via: v",
-        ] {
-            assert!(left.iter().any(|l| l == kept), "{kept} of {left:?}");
-        }
-    }
-
-    #[test]
-    fn what_stays_keeps_its_order() {
-        let all = [
-            ("a", "1"),
-            ("connection", "x"),
-            ("b", "2"),
-            ("x", "-"),
-            ("a", "3"),
-            ("te", "trailers"),
-            ("c", "4"),
-        ];
-        let mut headers = map(&all);
-        remove_hop_by_hop(&mut headers);
-        let left: Vec<_> = headers
-            .iter()
-            .map(|(n, v)| format!("{n}{}", v.to_str().unwrap()))
-            .collect();
-        assert_eq!(left, ["a1", "a3", "b2", "tetrailers", "c4"]);
-    }
-
-    #[test]
-    fn upgrades_are_recognised_unless_h2c() {
-        for (headers, want) in [
-            (
-                &[("connection", "Upgrade"), ("upgrade", "WebSocket")][..],
-                Upgrade::To("websocket".into()),
-            ),
-            (
-                &[("connection", "keep-alive, upgrade"), ("upgrade", "foo")],
-                Upgrade::To("foo".into()),
-            ),
-            (
-                &[
-                    ("connection", "Upgrade, HTTP2-Settings"),
-                    ("upgrade", "h2c"),
-                ],
-                Upgrade::None,
-            ),
-            (&[("upgrade", "websocket")], Upgrade::None),
-            (&[("connection", "upgrade")], Upgrade::None),
-        ] {
-            assert_eq!(upgrade(&map(headers)), want, "{headers:?}");
-        }
-        assert!(nominates_host(&map(&[("connection", "close, Host")])));
-    }
 
     #[test]
     fn a_date_is_written_as_http_wants_it() {
         assert_eq!(http_date(784_111_777), "Sun, 06 Nov 1994 08:49:37 GMT");
-        assert_eq!(date(), date());
+        let now = with_date(<[u8]>::to_vec);
+        assert_eq!(now.len(), 29);
+    }
+
+    #[test]
+    fn numbers_are_written_in_decimal() {
+        for number in [0, 7, 10, 12_345, u64::MAX] {
+            let mut digits = [0; DIGITS];
+            assert_eq!(decimal(number, &mut digits), number.to_string().as_bytes());
+        }
+    }
+
+    #[test]
+    fn nobody_steers() {
+        let mut head = Head::request(b"GET");
+        for name in STEERING {
+            let name = [b"x-envoy-", name].concat();
+            head.push(Field::new(&name, b"1"));
+        }
+        head.push(Field::new(b"x-envoy-attempt-count", b"7"));
+        head.push(Field::new(FORWARDED_CLIENT_CERT, b"By=me"));
+        head.push(Field::new(b"a", b"1"));
+        remove_from_request(&mut head, &crate::http::fixture::chain());
+        let left: Vec<_> = head.fields().map(|f| f.name.to_vec()).collect();
+        assert_eq!(left, [&b"x-envoy-attempt-count"[..], b"a"]);
     }
 }

@@ -1,25 +1,44 @@
 //! What is in use and counted while a request is with an upstream.
 
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 
-use http::StatusCode;
+use waymark_driver::http1::Piece;
+use waymark_engine::Head;
+use waymark_engine::http1::BodyLength;
 
 use super::failure::Failure;
+use super::upgrade::Switched;
 use crate::cluster::Acquired;
 use crate::program::{Cluster, Endpoint, Thresholds};
 
 /// A connection in use, counted, until the response's end.
 pub(super) struct InFlight {
-    counted: Counted,
+    counted: Option<Counted>,
     acquired: Option<Acquired>,
 }
 
 impl InFlight {
     pub(super) fn new(counted: Counted, acquired: Acquired) -> Self {
         Self {
-            counted,
+            counted: Some(counted),
             acquired: Some(acquired),
         }
+    }
+
+    /// The connection.
+    pub(super) fn acquired(&mut self) -> &mut Acquired {
+        self.acquired.as_mut().expect(HELD)
+    }
+
+    /// The head of the response.
+    pub(super) fn head(&self) -> &Head {
+        self.acquired.as_ref().expect(HELD).head()
+    }
+
+    /// Exchanges the head of the response with `head`, and tells how its body is framed.
+    pub(super) fn swap_head(&mut self, head: &mut Head) -> BodyLength {
+        self.acquired().swap_head(head)
     }
 
     /// The response is complete: the connection may take the next request.
@@ -28,12 +47,38 @@ impl InFlight {
             acquired.give_back();
         }
     }
+
+    /// The response is not passed on: what has come of it is thrown away. If that is not all, the connection ends.
+    pub(super) fn unwanted(mut self) {
+        let cx = &mut Context::from_waker(Waker::noop());
+        let acquired = self.acquired();
+        loop {
+            match acquired.poll_body(cx) {
+                Poll::Ready(Ok(Piece::End)) => return self.complete(),
+                Poll::Ready(Ok(Piece::Trailers)) => {}
+                Poll::Ready(Ok(Piece::Data(data))) => {
+                    let len = data.len();
+                    acquired.consume(len);
+                }
+                Poll::Ready(Err(_)) | Poll::Pending => return,
+            }
+        }
+    }
+
+    /// The stream itself, after a switch of protocols; what counts goes on counting.
+    pub(super) fn switched(mut self) -> Option<Switched> {
+        let acquired = self.acquired.take()?;
+        let (upstream, open) = acquired.into_io()?;
+        Some(Switched::new(upstream, open, self.counted.take()?))
+    }
 }
+
+const HELD: &str = "it is given away by value only";
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        if self.acquired.is_some() {
-            self.counted.cluster.stats.upstream_rq_cancelled.inc();
+        if let (Some(_), Some(counted)) = (&self.acquired, &self.counted) {
+            counted.cluster.stats.upstream_rq_cancelled.inc();
         }
     }
 }
@@ -56,17 +101,17 @@ impl Counted {
         }
     }
 
-    pub(super) fn note_status(&mut self, status: StatusCode) {
+    pub(super) fn note_status(&mut self, status: u16) {
         let stats = &self.cluster.stats;
         stats.upstream_rq_completed.inc();
-        match status.as_u16() / 100 {
+        match status / 100 {
             1 => stats.upstream_rq_1xx.inc(),
             2 => stats.upstream_rq_2xx.inc(),
             3 => stats.upstream_rq_3xx.inc(),
             4 => stats.upstream_rq_4xx.inc(),
             _ => stats.upstream_rq_5xx.inc(),
         }
-        if status.is_server_error() {
+        if (500..600).contains(&status) {
             self.endpoint.stats.rq_error.inc();
         } else {
             self.endpoint.stats.rq_success.inc();
@@ -79,7 +124,7 @@ impl Counted {
         match failure {
             Failure::Reset | Failure::Refused => stats.upstream_rq_rx_reset.inc(),
             Failure::Protocol => stats.upstream_cx_protocol_error.inc(),
-            Failure::PerTryTimeout | Failure::Downstream => stats.upstream_rq_tx_reset.inc(),
+            Failure::PerTryTimeout => stats.upstream_rq_tx_reset.inc(),
             Failure::Connect(_) | Failure::ConnectTimeout | Failure::Denied(_) => {
                 stats.upstream_rq_pending_failure_eject.inc();
             }

@@ -2,11 +2,11 @@
 
 use std::borrow::Cow;
 
-use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http::StatusCode;
+use waymark_engine::http1::{Refusal, ReplyKind};
+use waymark_engine::{Field, Head};
 
-use super::headers::{GRPC_MESSAGE, GRPC_STATUS, OVERLOADED};
+use super::headers::{DIGITS, GRPC_MESSAGE, GRPC_STATUS, OVERLOADED, decimal};
 use crate::telemetry::ResponseFlag;
 
 /// An answer that no upstream gave.
@@ -23,7 +23,7 @@ pub(super) struct LocalReply {
     /// The gRPC status, where it is not the one that goes with the HTTP status.
     pub(super) grpc_status: Option<u32>,
     /// The `location` header.
-    pub(super) location: Option<HeaderValue>,
+    pub(super) location: Option<String>,
     /// A circuit breaker said it.
     pub(super) overloaded: bool,
     /// The connection ends with it.
@@ -63,6 +63,19 @@ impl LocalReply {
         self
     }
 
+    /// What a codec refused. Spec: l7-semantics.md 3.1.
+    pub(super) fn refused(refusal: Refusal) -> Self {
+        let status = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::BAD_REQUEST);
+        let mut reply = Self::new(status, refusal.details()).body(refusal.body());
+        reply.close = refusal.closes();
+        reply.flag = match (refusal, refusal.kind()) {
+            (Refusal::Connect, _) => Some(ResponseFlag::NR),
+            (_, ReplyKind::Codec) => Some(ResponseFlag::DPE),
+            (_, ReplyKind::Manager) => None,
+        };
+        reply
+    }
+
     /// 404 without a route.
     pub(super) fn no_route() -> Self {
         Self::new(StatusCode::NOT_FOUND, "route_not_found").flag(ResponseFlag::NR)
@@ -92,45 +105,52 @@ impl LocalReply {
             .flag(flag)
     }
 
-    /// The response; trailers-only where the client speaks gRPC. `body` is sent instead of the reply's own text.
-    pub(super) fn response(&self, grpc: bool, body: Option<Bytes>) -> (Response<()>, Bytes) {
-        let mut response = Response::new(());
-        let body = body.unwrap_or_else(|| match &self.body {
-            Cow::Borrowed(text) => Bytes::from_static(text.as_bytes()),
-            Cow::Owned(text) => Bytes::copy_from_slice(text.as_bytes()),
-        });
-        if grpc && self.location.is_none() {
-            self.write_grpc(response.headers_mut());
-            return (response, Bytes::new());
+    /// The status that the client sees.
+    pub(super) fn status_for(&self, grpc: bool) -> u16 {
+        match grpc && self.location.is_none() {
+            true => 200,
+            false => self.status.as_u16(),
         }
-        *response.status_mut() = self.status;
-        let headers = response.headers_mut();
-        if self.overloaded {
-            headers.insert(OVERLOADED.clone(), HeaderValue::from_static("true"));
-        }
-        if let Some(location) = &self.location {
-            headers.insert(LOCATION, location.clone());
-        }
-        if !body.is_empty() {
-            headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
-            headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-        }
-        (response, body)
     }
 
-    fn write_grpc(&self, headers: &mut HeaderMap) {
-        if self.overloaded {
-            headers.insert(OVERLOADED.clone(), HeaderValue::from_static("true"));
+    /// Writes status and headers into `head`, which may have headers already: those stay. Gives whether a body goes with it; a
+    /// client that speaks gRPC gets trailers only.
+    pub(super) fn write(&self, grpc: bool, body_len: usize, head: &mut Head) -> bool {
+        if grpc && self.location.is_none() {
+            self.write_grpc(head);
+            return false;
         }
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        head.set_status(self.status.as_u16());
+        if self.overloaded {
+            head.insert_if_absent(Field::new(OVERLOADED, b"true"));
+        }
+        if let Some(location) = &self.location {
+            head.insert_if_absent(Field::new(b"location", location.as_bytes()));
+        }
+        if body_len > 0 {
+            let mut digits = [0; DIGITS];
+            let length = decimal(body_len as u64, &mut digits);
+            head.insert_if_absent(Field::new(b"content-length", length));
+            head.insert_if_absent(Field::new(b"content-type", b"text/plain"));
+        }
+        true
+    }
+
+    fn write_grpc(&self, head: &mut Head) {
+        head.set_status(200);
+        if self.overloaded {
+            head.insert_if_absent(Field::new(OVERLOADED, b"true"));
+        }
+        head.insert_if_absent(Field::new(b"content-type", b"application/grpc"));
         let status = self
             .grpc_status
             .unwrap_or_else(|| grpc_status_of(self.status));
-        headers.insert(GRPC_STATUS.clone(), HeaderValue::from(status));
-        if !self.body.is_empty()
-            && let Ok(message) = HeaderValue::from_str(&percent_encode(&self.body))
-        {
-            headers.insert(GRPC_MESSAGE.clone(), message);
+        let mut digits = [0; DIGITS];
+        let status = decimal(u64::from(status), &mut digits);
+        head.insert_if_absent(Field::new(GRPC_STATUS, status));
+        if !self.body.is_empty() {
+            let message = percent_encode(&self.body);
+            head.insert_if_absent(Field::new(GRPC_MESSAGE, message.as_bytes()));
         }
     }
 }
@@ -164,26 +184,52 @@ fn percent_encode(text: &str) -> String {
 mod tests {
     use super::*;
 
+    fn written(reply: &LocalReply, grpc: bool) -> (Head, bool) {
+        let mut head = Head::new();
+        let has_body = reply.write(grpc, reply.body.len(), &mut head);
+        (head, has_body)
+    }
+
     #[test]
     fn a_grpc_client_gets_a_grpc_answer() {
-        let (response, body) = LocalReply::no_healthy_upstream().response(true, None);
-        assert_eq!(response.status(), StatusCode::OK);
-        assert!(body.is_empty());
-        assert_eq!(response.headers()["grpc-status"], "14");
-        assert_eq!(response.headers()["grpc-message"], "no healthy upstream");
-        let (response, _) = LocalReply::no_route().response(true, None);
-        assert_eq!(response.headers()["grpc-status"], "12");
-        assert!(!response.headers().contains_key("grpc-message"));
+        let (head, has_body) = written(&LocalReply::no_healthy_upstream(), true);
+        assert_eq!(head.status(), Some(200));
+        assert!(!has_body);
+        assert_eq!(head.get_str(b"grpc-status"), Some("14"));
+        assert_eq!(head.get_str(b"grpc-message"), Some("no healthy upstream"));
+        let (head, _) = written(&LocalReply::no_route(), true);
+        assert_eq!(head.get_str(b"grpc-status"), Some("12"));
+        assert!(!head.contains(b"grpc-message"));
     }
 
     #[test]
     fn an_http_client_gets_text() {
-        let (response, body) = LocalReply::no_healthy_upstream().response(false, None);
-        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
-        assert_eq!(body, "no healthy upstream");
-        assert_eq!(response.headers()["content-type"], "text/plain");
-        let (response, body) = LocalReply::no_route().response(false, None);
-        assert!(body.is_empty() && response.headers().is_empty());
+        let (head, has_body) = written(&LocalReply::no_healthy_upstream(), false);
+        assert_eq!((head.status(), has_body), (Some(503), true));
+        assert_eq!(head.get_str(b"content-length"), Some("19"));
+        assert_eq!(head.get_str(b"content-type"), Some("text/plain"));
+        let (head, _) = written(&LocalReply::no_route(), false);
+        assert_eq!(head.field_count(), 0);
+    }
+
+    #[test]
+    fn what_the_route_says_about_a_header_counts() {
+        let mut head = Head::new();
+        head.push(Field::new(b"content-type", b"text/html"));
+        LocalReply::no_healthy_upstream().write(false, 19, &mut head);
+        assert_eq!(head.get_str(b"content-type"), Some("text/html"));
+    }
+
+    #[test]
+    fn a_codecs_refusal_is_told_as_envoy_tells_it() {
+        let reply = LocalReply::refused(Refusal::TooLarge);
+        assert_eq!(reply.status.as_u16(), 431);
+        assert_eq!(reply.body, "Request Header Fields Too Large");
+        assert_eq!(reply.flag, Some(ResponseFlag::DPE));
+        assert!(reply.close);
+        let reply = LocalReply::refused(Refusal::AbsolutePath);
+        assert_eq!((reply.status.as_u16(), reply.close), (404, false));
+        assert_eq!((reply.flag, &*reply.body), (None, ""));
     }
 
     #[test]

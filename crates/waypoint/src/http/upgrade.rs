@@ -1,36 +1,37 @@
 //! Connections that leave HTTP after a 101 (WebSocket): bytes both ways.
 
-use std::cell::Cell;
-use std::rc::Rc;
+use std::sync::atomic::Ordering;
 
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
-use tokio::io::copy_bidirectional_with_sizes;
+use waymark_hbone::{CopyCounters, Tunnel, copy_bidirectional};
 
-use super::body::BodyEnd;
-use super::exchange::Exchange;
-use super::in_flight::InFlight;
+use super::exchange::{End, Exchange};
+use super::in_flight::Counted;
+use crate::cluster::Open;
+use crate::originate::Upstream;
 
-const BUFFER_BYTES: usize = 16 * 1024;
+/// The upstream's side of a connection that has left HTTP.
+pub(super) struct Switched {
+    upstream: Upstream,
+    /// Request and connection count as active until the end.
+    _counted: (Counted, Open),
+}
 
-/// Relays between the two sides of an upgraded connection until both directions have ended.
-pub(super) async fn relay(
-    downstream: OnUpgrade,
-    upstream: OnUpgrade,
-    bytes_sent: Rc<Cell<u64>>,
-    exchange: Exchange,
-    in_flight: InFlight,
-) {
-    let (Ok(downstream), Ok(upstream)) = (downstream.await, upstream.await) else {
-        return; // one side left before the switch: the exchange says so when it is dropped
-    };
-    let (mut downstream, mut upstream) = (TokioIo::new(downstream), TokioIo::new(upstream));
-    let copied =
-        copy_bidirectional_with_sizes(&mut downstream, &mut upstream, BUFFER_BYTES, BUFFER_BYTES)
-            .await;
-    if let Ok((_, sent)) = copied {
-        bytes_sent.set(sent);
+impl Switched {
+    pub(super) fn new(upstream: Upstream, open: Open, counted: Counted) -> Self {
+        Self {
+            upstream,
+            _counted: (counted, open),
+        }
     }
-    exchange.finish(BodyEnd::Complete(None));
-    drop(in_flight);
+
+    /// Relays between the two sides until both directions have ended.
+    pub(super) async fn relay(mut self, mut client: Tunnel, exchange: &mut Exchange) {
+        let counters = CopyCounters::default();
+        // However it ends, that is the end of the exchange, and no error of it.
+        copy_bidirectional(&mut client, &mut self.upstream, &counters).await;
+        let facts = exchange.facts();
+        facts.received += counters.forward.load(Ordering::Relaxed);
+        facts.sent += counters.backward.load(Ordering::Relaxed);
+        exchange.finish(End::Complete(None));
+    }
 }

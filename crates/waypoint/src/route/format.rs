@@ -1,10 +1,12 @@
 //! Envoy's format strings: `%REQ(:AUTHORITY)%`, for header values and access logs.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::HeaderName;
+use waymark_engine::Head;
 
 use crate::route::RequestHead;
 use crate::telemetry::ResponseFlags;
@@ -64,9 +66,9 @@ pub struct FormatContext<'a> {
     /// The path before it was rewritten, if it was.
     pub original_path: Option<&'a str>,
     /// The response's headers.
-    pub response_headers: Option<&'a HeaderMap>,
+    pub response_headers: Option<&'a Head>,
     /// The response's trailers.
-    pub response_trailers: Option<&'a HeaderMap>,
+    pub response_trailers: Option<&'a Head>,
     /// When it began.
     pub start: Option<SystemTime>,
     /// How long it took.
@@ -234,13 +236,17 @@ impl Template {
 
     /// As a header value; `None` when the text is none. A missing value is empty.
     #[must_use]
-    pub fn header_value(&self, context: &FormatContext<'_>) -> Option<HeaderValue> {
-        if let Some(text) = self.as_text() {
-            return HeaderValue::from_str(text).ok();
-        }
-        let mut text = String::new();
-        self.render(context, "", &mut text);
-        HeaderValue::try_from(text).ok()
+    pub fn header_value(&self, context: &FormatContext<'_>) -> Option<Cow<'_, str>> {
+        let text = match self.as_text() {
+            Some(text) => Cow::Borrowed(text),
+            None => {
+                let mut text = String::new();
+                self.render(context, "", &mut text);
+                Cow::Owned(text)
+            }
+        };
+        let allowed = |b: u8| (b >= b' ' && b != 0x7f) || b == b'\t';
+        text.bytes().all(allowed).then_some(text)
     }
 }
 
@@ -448,16 +454,17 @@ fn text(value: Option<&str>, out: &mut String) -> bool {
 }
 
 fn headers(
-    from: Option<&HeaderMap>,
+    from: Option<&Head>,
     name: &HeaderName,
     or: Option<&HeaderName>,
     out: &mut String,
 ) -> bool {
     let Some(from) = from else { return false };
-    match from.get(name).or_else(|| from.get(or?)) {
+    let get = |name: &HeaderName| from.get(name.as_str().as_bytes());
+    match get(name).or_else(|| get(or?)) {
         None => false,
         Some(value) => {
-            out.push_str(&String::from_utf8_lossy(value.as_bytes()));
+            out.push_str(&String::from_utf8_lossy(value));
             true
         }
     }
@@ -468,7 +475,7 @@ fn request(c: &FormatContext<'_>, name: &ReqName, out: &mut String) -> bool {
         return false;
     };
     match name {
-        ReqName::Method => text(Some(request.method.as_str()), out),
+        ReqName::Method => text(Some(request.method), out),
         ReqName::Path => text(Some(request.path), out),
         ReqName::OriginalPath => text(c.original_path, out),
         ReqName::Authority => text(Some(request.authority), out),
@@ -557,22 +564,19 @@ fn json_text(text: &str, out: &mut String) {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
-    use http::Method;
+    use waymark_engine::Field;
 
     use super::*;
 
     #[test]
     fn default_line() {
-        let mut headers = HeaderMap::new();
-        headers.insert("user-agent", HeaderValue::from_static("curl/8"));
-        let mut response = HeaderMap::new();
-        response.insert(
-            "x-envoy-upstream-service-time",
-            HeaderValue::from_static("3"),
-        );
+        let mut headers = Head::new();
+        headers.push(Field::new(b"user-agent", b"curl/8"));
+        let mut response = Head::new();
+        response.push(Field::new(b"x-envoy-upstream-service-time", b"3"));
         let context = FormatContext {
             request: Some(RequestHead {
-                method: &Method::GET,
+                method: "GET",
                 path: "/new?q",
                 authority: "reviews:9080",
                 scheme: "http",

@@ -1,7 +1,10 @@
 //! Header operations: remove, set, append.
 
-use http::header::Entry;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use std::borrow::Cow;
+
+use http::HeaderName;
+use smallvec::SmallVec;
+use waymark_engine::{Field, Head};
 
 use crate::route::{FormatContext, Template};
 
@@ -69,49 +72,65 @@ impl HeaderOps {
         &self.ops
     }
 
-    /// Applies them to `headers`. Values are formatted from `context`, a missing one as an empty text; a value that is no
-    /// header value (it came from the request) is left out.
-    pub fn apply(&self, headers: &mut HeaderMap, context: &FormatContext<'_>) {
-        for op in &self.ops {
-            match op {
-                HeaderOp::Remove(name) => {
-                    headers.remove(name);
+    /// Formats the values from `context`, a missing one as an empty text; a value that is no header value (it came from the
+    /// request) is left out.
+    pub(crate) fn prepare(&self, context: &FormatContext<'_>) -> PreparedOps<'_> {
+        let values = self.ops.iter().map(|op| match op {
+            HeaderOp::Remove(_) => None,
+            HeaderOp::Add {
+                value, keep_empty, ..
+            } => value
+                .header_value(context)
+                .filter(|v| *keep_empty || !v.is_empty()),
+        });
+        PreparedOps {
+            ops: &self.ops,
+            values: values.collect(),
+        }
+    }
+}
+
+/// Operations with the values that they had when they were formatted: what one of them does, no other one sees.
+pub(crate) struct PreparedOps<'a> {
+    ops: &'a [HeaderOp],
+    /// One for each operation.
+    values: SmallVec<[Option<Cow<'a, str>>; 4]>,
+}
+
+impl PreparedOps<'_> {
+    /// Applies them to a head.
+    pub(crate) fn apply(&self, head: &mut Head) {
+        for (op, value) in self.ops.iter().zip(&self.values) {
+            match (op, value) {
+                (HeaderOp::Remove(name), _) => {
+                    head.remove(name.as_str().as_bytes());
                 }
-                HeaderOp::Add {
-                    name,
-                    value,
-                    action,
-                    keep_empty,
-                } => {
-                    let Some(value) = value
-                        .header_value(context)
-                        .filter(|v| *keep_empty || !v.is_empty())
-                    else {
-                        continue;
-                    };
-                    add(headers, name, value, *action);
+                (HeaderOp::Add { name, action, .. }, Some(value)) => {
+                    add(
+                        head,
+                        Field::new(name.as_str().as_bytes(), value.as_bytes()),
+                        *action,
+                    );
                 }
+                (HeaderOp::Add { .. }, None) => {}
             }
         }
     }
 }
 
-fn add(headers: &mut HeaderMap, name: &HeaderName, value: HeaderValue, action: AppendAction) {
+fn add(head: &mut Head, field: Field<'_>, action: AppendAction) {
+    if field.name == b"host" && head.method().is_some() {
+        // Whatever the action is: a request has one.
+        head.set_authority(field.value);
+        return;
+    }
     match action {
-        AppendAction::AppendOrAdd => {
-            headers.append(name, value);
-        }
-        AppendAction::OverwriteOrAdd => {
-            headers.insert(name, value);
-        }
-        AppendAction::AddIfAbsent => {
-            if let Entry::Vacant(vacant) = headers.entry(name) {
-                vacant.insert(value);
-            }
-        }
+        AppendAction::AppendOrAdd => head.push(field),
+        AppendAction::OverwriteOrAdd => head.insert(field),
+        AppendAction::AddIfAbsent => head.insert_if_absent(field),
         AppendAction::OverwriteIfExists => {
-            if let Entry::Occupied(mut there) = headers.entry(name) {
-                there.insert(value);
+            if head.contains(field.name) {
+                head.insert(field);
             }
         }
     }
@@ -136,9 +155,9 @@ mod tests {
             (&[], OverwriteIfExists, &[]),
         ] {
             let name = HeaderName::from_static("x");
-            let mut headers = HeaderMap::new();
+            let mut headers = Head::new();
             for value in there {
-                headers.append(&name, HeaderValue::from_static(value));
+                headers.push(Field::new(b"x", value.as_bytes()));
             }
             let value = Template::parse("2").unwrap();
             let op = HeaderOp::Add {
@@ -147,12 +166,11 @@ mod tests {
                 action,
                 keep_empty: false,
             };
-            HeaderOps::new(vec![op]).apply(&mut headers, &FormatContext::default());
-            assert_eq!(
-                headers.get_all(&name).into_iter().collect::<Vec<_>>(),
-                want,
-                "{there:?} {action:?}"
-            );
+            let ops = HeaderOps::new(vec![op]);
+            ops.prepare(&FormatContext::default()).apply(&mut headers);
+            let got: Vec<_> = headers.get_all(b"x").collect();
+            let want: Vec<_> = want.iter().map(|v| v.as_bytes()).collect();
+            assert_eq!(got, want, "{there:?} {action:?}");
         }
     }
 }

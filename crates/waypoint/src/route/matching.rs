@@ -67,8 +67,8 @@ impl RouteMatch {
 /// `application/grpc` or `application/grpc+...`.
 pub(crate) fn is_grpc(head: &RequestHead<'_>) -> bool {
     head.headers
-        .get(http::header::CONTENT_TYPE)
-        .and_then(|v| v.as_bytes().strip_prefix(b"application/grpc"))
+        .get(b"content-type")
+        .and_then(|v| v.strip_prefix(b"application/grpc"))
         .is_some_and(|rest| rest.is_empty() || rest[0] == b'+')
 }
 
@@ -216,14 +216,14 @@ impl HeaderMatch {
     pub fn matches(&self, head: &RequestHead<'_>) -> bool {
         let pseudo = |value: &str| self.holds((!value.is_empty()).then_some(value).into_iter());
         match &self.name {
-            HeaderKey::Method => pseudo(head.method.as_str()),
+            HeaderKey::Method => pseudo(head.method),
             HeaderKey::Path => pseudo(head.path),
             HeaderKey::Authority => pseudo(head.authority),
             HeaderKey::Scheme => pseudo(head.scheme),
             HeaderKey::Name(name) => {
                 // A value that is not UTF-8 is present, and equal to nothing that configuration can name.
-                let values = head.headers.get_all(name).into_iter();
-                self.holds(values.map(|v| std::str::from_utf8(v.as_bytes()).unwrap_or("\u{fffd}")))
+                let values = head.headers.get_all(name.as_str().as_bytes());
+                self.holds(values.map(|v| std::str::from_utf8(v).unwrap_or("\u{fffd}")))
             }
         }
     }

@@ -162,7 +162,7 @@ fn passes(only: &AccessLogFilter, context: &FormatContext<'_>) -> bool {
             .any(|f| any.iter().any(|a| **a == *f.as_str())),
         AccessLogFilter::HeaderPresent(name) => context
             .request
-            .is_some_and(|r| r.headers.contains_key(name)),
+            .is_some_and(|r| r.headers.contains(name.as_str().as_bytes())),
         AccessLogFilter::All(all) => all.iter().all(|f| passes(f, context)),
         AccessLogFilter::Any(any) => any.iter().any(|f| passes(f, context)),
     }

@@ -107,10 +107,10 @@ async fn two_workers_share_limits_and_figures() {
     let mut work = tokio::task::JoinSet::new();
     for id in 0..8 {
         let source = format!("spiffe://cluster.local/ns/default/sa/c{id}");
-        let pool = waymark_hbone::Pool::new(
+        let pool = waymark_hbone_tokio::Pool::new(
             crate::mesh::certificate(&mesh.ca, &source),
-            waymark_hbone::PoolSettings::default(),
-            &waymark_hbone::Drain::new(),
+            waymark_hbone_tokio::PoolSettings::default(),
+            &waymark_hbone_tokio::Drain::new(),
         );
         let tunnel = mesh
             .connect_with(&pool, &source, HTTP, http::HeaderMap::new())

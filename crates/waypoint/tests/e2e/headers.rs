@@ -269,3 +269,32 @@ async fn a_client_that_waits_for_100_gets_the_upstreams() {
     }
     assert!(tunnel.peeked().starts_with(b"HTTP/1.1 200 OK\r\n"));
 }
+
+#[tokio::test]
+async fn early_hints_are_passed_on_before_the_response() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mesh = Mesh::start();
+    let app = mesh.raw_app(|mut tcp| async move {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(tcp.read_u8().await.unwrap());
+        }
+        let answer = b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+        tcp.write_all(answer).await.unwrap();
+    });
+    mesh.publish(&Program::new(&[app]));
+    let mut tunnel = mesh.connect(HTTP).await;
+    tunnel
+        .write_all(b"GET / HTTP/1.1\r\nhost: h\r\n\r\n")
+        .await
+        .unwrap();
+    while !tunnel.peeked().ends_with(b"\r\n\r\nok") {
+        assert!(tunnel.peek_more().await.unwrap());
+    }
+    let answer = String::from_utf8_lossy(tunnel.peeked()).into_owned();
+    let hints = "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n";
+    let rest = answer
+        .strip_prefix(hints)
+        .unwrap_or_else(|| panic!("{answer}"));
+    assert!(rest.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+}

@@ -52,11 +52,11 @@ async fn a_drain_finishes_requests_and_says_goodbye() {
     assert!(refused, "connections are accepted for ever");
 }
 
-fn new_pool(mesh: &Mesh) -> waymark_hbone::Pool {
-    waymark_hbone::Pool::new(
+fn new_pool(mesh: &Mesh) -> waymark_hbone_tokio::Pool {
+    waymark_hbone_tokio::Pool::new(
         crate::mesh::certificate(&mesh.ca, crate::mesh::CLIENT),
-        waymark_hbone::PoolSettings::default(),
-        &waymark_hbone::Drain::new(),
+        waymark_hbone_tokio::PoolSettings::default(),
+        &waymark_hbone_tokio::Drain::new(),
     )
 }
 

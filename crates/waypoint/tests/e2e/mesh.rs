@@ -16,9 +16,10 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
-use waymark_hbone::{
-    Acceptor, Authority, CopyCounters, Drain, ExpectedPeer, Pool, PoolKey, PoolSettings, ServeAs,
-    ServerSettings, ServerTls, Tunnel, copy_bidirectional,
+use waymark_hbone::{Drain, ServeAs, ServerTls};
+use waymark_hbone_tokio::{
+    self as peer, Acceptor, Authority, CopyCounters, ExpectedPeer, Pool, PoolKey, PoolSettings,
+    ServerSettings, Tunnel, copy_bidirectional,
 };
 use waymark_identity::{Ca, CertHandle, PeerPolicy, SpiffeId, TrustDomain};
 use waymark_rt::{ListenOptions, SystemClock, Tasks};
@@ -91,7 +92,7 @@ impl Mesh {
         let source = Pool::new(
             certificate(&ca, CLIENT),
             PoolSettings::default(),
-            &Drain::new(),
+            &peer::Drain::new(),
         );
         Self {
             ca,
@@ -124,7 +125,7 @@ impl Mesh {
         source: &str,
         authority: &str,
         headers: HeaderMap,
-    ) -> Result<Tunnel, waymark_hbone::ConnectError> {
+    ) -> Result<Tunnel, peer::ConnectError> {
         let key = PoolKey {
             source: source.parse().unwrap(),
             expected: ExpectedPeer::one(WAYPOINT.parse().unwrap()),
@@ -254,7 +255,7 @@ where
 fn node(ca: &Ca, tasks: &Tasks, tunnels: Arc<AtomicUsize>) -> SocketAddr {
     let listener = listener();
     let addr = listener.local_addr().unwrap();
-    let tls = ServeAs::new(
+    let tls = peer::ServeAs::new(
         certificate(ca, NODE),
         PeerPolicy::trust_domain(trust_domain()),
     );
@@ -266,7 +267,7 @@ fn node(ca: &Ca, tasks: &Tasks, tunnels: Arc<AtomicUsize>) -> SocketAddr {
             let (acceptor, spawner, tunnels) =
                 (acceptor.clone(), spawner.clone(), Arc::clone(&tunnels));
             spawner.clone().spawn("node connection", async move {
-                let Ok(mut connection) = acceptor.accept(tcp, &Drain::new()).await else {
+                let Ok(mut connection) = acceptor.accept(tcp, &peer::Drain::new()).await else {
                     return;
                 };
                 while let Some(incoming) = connection.next().await {

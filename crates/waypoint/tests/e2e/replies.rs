@@ -173,6 +173,16 @@ async fn requests_that_no_proxy_should_pass_are_refused() {
             "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n",
             400,
         ),
+        (
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            400,
+        ),
+        (
+            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+            501,
+        ),
+        ("GET / HTTP/1.1\r\nHost: a\r\nx y: z\r\n\r\n", 400),
+        ("BREW / HTTP/1.1\r\nHost: a\r\n\r\n", 400),
         ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", 200),
         ("GET http://b/ HTTP/1.1\r\nHost: a\r\n\r\n", 200),
     ] {
@@ -304,4 +314,70 @@ async fn a_rule_of_the_route_may_redirect_escaped_slashes() {
         (307, Some("/a/b"))
     );
     assert!(matches!(program.routes[0].action, Action::Forward(_)));
+}
+
+#[tokio::test]
+async fn heads_that_are_too_large_are_told_so_and_logged() {
+    use waymark_waypoint::program::{AccessLog, LogTarget};
+    use waymark_waypoint::route::{LogFormat, Template};
+    let mesh = Mesh::start();
+    let mut program = Program::new(&[mesh.named("v1")]);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("access.log");
+    let line = "%RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% [%ROUTE_NAME%]\n";
+    program.http.access_logs = vec![AccessLog {
+        format: std::sync::Arc::new(LogFormat::Text(Template::parse(line).unwrap())),
+        to: LogTarget::File(path.to_str().unwrap().into()),
+        only: None,
+    }];
+    mesh.publish(&program);
+    let large = format!(
+        "GET / HTTP/1.1\r\nHost: a\r\nx: {}\r\n\r\n",
+        "y".repeat(62 * 1024)
+    );
+    let many = format!(
+        "GET / HTTP/1.1\r\nHost: a\r\n{}\r\n",
+        "x: y\r\n".repeat(101)
+    );
+    for (request, want) in [
+        (large, "431 DPE http1.headers_too_large [-]\n"),
+        (many, "431 DPE http1.too_many_headers [-]\n"),
+    ] {
+        let mut tunnel = mesh.connect(HTTP).await;
+        tokio::io::AsyncWriteExt::write_all(&mut tunnel, request.as_bytes())
+            .await
+            .unwrap();
+        let mut answer = Vec::new();
+        // It ends with the answer.
+        let _ = tokio::io::AsyncReadExt::read_to_end(&mut tunnel, &mut answer).await;
+        let answer = String::from_utf8(answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
+        assert!(answer.contains("connection: close\r\n"), "{answer}");
+        assert!(
+            answer.ends_with("\r\n\r\nRequest Header Fields Too Large"),
+            "{answer}"
+        );
+        let logged = || std::fs::read_to_string(&path).unwrap_or_default();
+        crate::mesh::eventually("an entry in the log", || logged().ends_with(want)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_head_that_does_not_get_complete_is_408() {
+    let mesh = Mesh::start();
+    let mut program = Program::new(&[mesh.named("v1")]);
+    program.http.timeouts.request_headers = Some(std::time::Duration::from_millis(60));
+    mesh.publish(&program);
+    let mut tunnel = mesh.connect(HTTP).await;
+    tokio::io::AsyncWriteExt::write_all(&mut tunnel, b"GET / HTTP/1.1\r\nHost: a\r\nx-slow")
+        .await
+        .unwrap();
+    let mut answer = Vec::new();
+    let _ = tokio::io::AsyncReadExt::read_to_end(&mut tunnel, &mut answer).await;
+    let answer = String::from_utf8(answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    assert!(
+        answer.ends_with("\r\n\r\nrequest header timeout"),
+        "{answer}"
+    );
 }

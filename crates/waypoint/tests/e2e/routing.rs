@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use http::{HeaderMap, HeaderValue, Request, StatusCode};
-use waymark_hbone::{Drain, Pool, PoolSettings};
+use waymark_hbone_tokio::{Drain, Pool, PoolSettings};
 use waymark_waypoint::route::Action;
 
 use crate::mesh::{Mesh, certificate, empty, eventually, get};

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use waymark_hbone::Tunnel;
+use waymark_hbone_tokio::Tunnel;
 use waymark_waypoint::program::TcpDestination;
 use waymark_waypoint::route::Weighted;
 

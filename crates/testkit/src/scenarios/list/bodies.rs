@@ -223,20 +223,15 @@ pub(super) const LIST: &[Scenario] = &[
         containing(&got, "\"path\":\"/x?y\"")?;
         containing(&got, "[\"host\",\"other.example\"]")
     }),
-    differs(
-        Known {
-            of: "waymark",
-            reason: "closes the connection without an answer",
+    scenario(
+        "connection: two lengths of content that differ are refused",
+        "",
+        |site| {
+            site.also_logged(80, "DPE");
+            let text =
+                b"POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 3\r\ncontent-length: 4\r\n\r\nabc";
+            containing(&site.raw(text)?, "HTTP/1.1 400 Bad Request\r\n")
         },
-        scenario(
-            "connection: two lengths of content that differ are refused",
-            "",
-            |site| {
-                site.also_logged(80, "DPE");
-                let text = b"POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 3\r\ncontent-length: 4\r\n\r\nabc";
-                containing(&site.raw(text)?, "HTTP/1.1 400 Bad Request\r\n")
-            },
-        ),
     ),
     scenario("connection: CONNECT is refused", "", |site| {
         site.also_logged(80, "NR");
@@ -286,43 +281,25 @@ pub(super) const LIST: &[Scenario] = &[
             .saw("connection", "")?
             .done()
     }),
-    differs(
-        Known {
-            of: "waymark",
-            reason: "answers 426 too, with HTTP/1.0 in the status line",
-        },
-        scenario("connection: HTTP/1.0 is refused", "", |site| {
-            site.also_logged(80, "DPE");
-            containing(
-                &site.raw(b"GET / HTTP/1.0\r\nhost: h\r\n\r\n")?,
-                "HTTP/1.1 426 Upgrade Required\r\n",
-            )
-        }),
-    ),
-    differs(
-        Known {
-            of: "waymark",
-            reason: "closes the connection without an answer",
-        },
-        scenario("connection: what is no HTTP is refused", "", |site| {
-            site.also_logged(80, "DPE");
-            containing(
-                &site.raw(b"GET / HTTP/1.1\r\nbad header line\r\n\r\n")?,
-                "HTTP/1.1 400 Bad Request\r\n",
-            )
-        }),
-    ),
-    differs(
-        Known {
-            of: "waymark",
-            reason: "takes the chunks, as RFC 9112 allows, and passes no content-length on",
-        },
-        scenario("connection: two lengths are refused", "", |site| {
-            site.also_logged(80, "DPE");
-            let text = b"POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n";
-            containing(&site.raw(text)?, "HTTP/1.1 400 Bad Request\r\n")
-        }),
-    ),
+    scenario("connection: HTTP/1.0 is refused", "", |site| {
+        site.also_logged(80, "DPE");
+        containing(
+            &site.raw(b"GET / HTTP/1.0\r\nhost: h\r\n\r\n")?,
+            "HTTP/1.1 426 Upgrade Required\r\n",
+        )
+    }),
+    scenario("connection: what is no HTTP is refused", "", |site| {
+        site.also_logged(80, "DPE");
+        containing(
+            &site.raw(b"GET / HTTP/1.1\r\nbad header line\r\n\r\n")?,
+            "HTTP/1.1 400 Bad Request\r\n",
+        )
+    }),
+    scenario("connection: two lengths are refused", "", |site| {
+        site.also_logged(80, "DPE");
+        let text = b"POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n";
+        containing(&site.raw(text)?, "HTTP/1.1 400 Bad Request\r\n")
+    }),
     scenario(
         "connection: a request without host is refused",
         "",
@@ -333,26 +310,20 @@ pub(super) const LIST: &[Scenario] = &[
             )
         },
     ),
-    differs(
-        Known {
-            of: "waymark",
-            reason: "closes the connection without an answer",
+    scenario(
+        "connection: headers that are too long are refused",
+        "",
+        |site| {
+            site.also_logged(80, "DPE");
+            let text = format!(
+                "GET / HTTP/1.1\r\nhost: h\r\nx-long: {}\r\n\r\n",
+                "x".repeat(70_000)
+            );
+            containing(
+                &site.raw(text.as_bytes())?,
+                "HTTP/1.1 431 Request Header Fields Too Large\r\n",
+            )
         },
-        scenario(
-            "connection: headers that are too long are refused",
-            "",
-            |site| {
-                site.also_logged(80, "DPE");
-                let text = format!(
-                    "GET / HTTP/1.1\r\nhost: h\r\nx-long: {}\r\n\r\n",
-                    "x".repeat(70_000)
-                );
-                containing(
-                    &site.raw(text.as_bytes())?,
-                    "HTTP/1.1 431 Request Header Fields Too Large\r\n",
-                )
-            },
-        ),
     ),
     scenario("connection: headers of 50 kB pass", "", |site| {
         let long = "x".repeat(50_000);

@@ -1,9 +1,10 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::HeaderName;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
+use waymark_engine::{Field, Head};
 
 use super::*;
 use crate::program::{Pattern, StringMatch};
@@ -106,13 +107,13 @@ proptest! {
         draw in 0..100u64,
     ) {
         let routes: Vec<_> = matches.into_iter().map(route).collect();
-        let mut headers = HeaderMap::new();
+        let mut headers = Head::new();
         if let Some((name, value)) = header {
-            headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+            headers.push(Field::new(name.as_bytes(), value.as_bytes()));
         }
         let target = format!("{path}{query}");
         let head = RequestHead {
-            method: &Method::GET, path: &target, authority: "h", scheme: "http", headers: &headers,
+            method: "GET", path: &target, authority: "h", scheme: "http", headers: &headers,
         };
         let naive = routes.iter().position(|r| r.matches.matches(&head, path, &mut || draw));
         let host = VirtualHost::new("v".into(), vec!["*".into()], routes);
@@ -142,10 +143,10 @@ fn the_most_specific_domain_wins() {
     ]
     .map(host);
     let table = RouteTable::new("t".into(), hosts.into()).unwrap();
-    let headers = HeaderMap::new();
+    let headers = Head::new();
     let find = |authority: &str| {
         let head = RequestHead {
-            method: &Method::GET,
+            method: "GET",
             path: "/",
             authority,
             scheme: "http",
@@ -177,14 +178,17 @@ fn the_most_specific_domain_wins() {
 
 #[test]
 fn conditions_hold_as_upstream_has_it() {
-    let mut headers = HeaderMap::new();
-    for value in ["1", "2"] {
-        headers.append("many", HeaderValue::from_static(value));
+    let mut headers = Head::new();
+    for (name, value) in [
+        ("many", "1"),
+        ("many", "2"),
+        ("list", "1,2"),
+        ("number", "-5"),
+    ] {
+        headers.push(Field::new(name.as_bytes(), value.as_bytes()));
     }
-    headers.insert("list", HeaderValue::from_static("1,2"));
-    headers.insert("number", HeaderValue::from_static("-5"));
     let head = RequestHead {
-        method: &Method::GET,
+        method: "GET",
         path: "/p?a=1&a=2&flag&enc=%20",
         authority: "h:80",
         scheme: "http",

@@ -23,7 +23,7 @@ mod tests;
 
 pub use group::{Tasks, WeakTasks};
 pub use task::{Task, TaskError};
-pub use yielding::yield_now;
+pub use yielding::{wake_next_turn, yield_now};
 
 use ready::{Entry, Header, MAIN, Ready, Remote};
 use task::TaskTable;

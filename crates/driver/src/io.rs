@@ -41,6 +41,15 @@ pub trait Io {
     /// What ended the stream; `BrokenPipe` after [`poll_finish`](Io::poll_finish).
     fn poll_put(&mut self, bytes: &[u8], cx: &mut Context<'_>) -> Poll<io::Result<usize>>;
 
+    /// As [`poll_put`](Io::poll_put), but sent at once as far as that goes: for who is the last to put something in this turn,
+    /// a task at [`Level::SocketWriter`](crate::Level::SocketWriter).
+    ///
+    /// # Errors
+    /// As [`poll_put`](Io::poll_put).
+    fn poll_put_last(&mut self, bytes: &[u8], cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.poll_put(bytes, cx)
+    }
+
     /// Ends our direction behind what was put, and is ready once that is handed on (not: received). May be called again.
     ///
     /// # Errors
@@ -74,6 +83,10 @@ impl<T: Io + ?Sized> Io for Box<T> {
 
     fn poll_put(&mut self, bytes: &[u8], cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         (**self).poll_put(bytes, cx)
+    }
+
+    fn poll_put_last(&mut self, bytes: &[u8], cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        (**self).poll_put_last(bytes, cx)
     }
 
     fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

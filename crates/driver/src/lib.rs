@@ -24,7 +24,8 @@ mod timer;
 pub mod tls;
 
 pub use executor::{
-    Executor, Level, Task, TaskError, Tasks, WeakTasks, now, spawn, spawn_at, yield_now,
+    Executor, Level, Task, TaskError, Tasks, WeakTasks, now, spawn, spawn_at, wake_next_turn,
+    yield_now,
 };
 pub use io::Io;
 pub use mailbox::{Mailbox, Sender, mailbox};

@@ -195,7 +195,23 @@ impl Io for Socket {
     }
 
     fn poll_put(&mut self, bytes: &[u8], cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        self.shared.borrow_mut().poll_put(bytes, cx)
+        let shared = &mut *self.shared.borrow_mut();
+        let put = shared.poll_put(bytes, cx);
+        shared.wake_writer();
+        put
+    }
+
+    fn poll_put_last(&mut self, bytes: &[u8], cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let shared = &mut *self.shared.borrow_mut();
+        let put = shared.poll_put(bytes, cx);
+        if !shared.out.is_empty() {
+            shared.send_now();
+            shared.check()?;
+        }
+        if !shared.out.is_empty() {
+            shared.wake_writer();
+        }
+        put
     }
 
     fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -253,7 +269,6 @@ impl Shared {
                 .seal(taken, &mut self.out)
                 .map_err(io::Error::from)?,
         }
-        self.wake_writer();
         Poll::Ready(Ok(taken.len()))
     }
 

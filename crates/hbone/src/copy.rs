@@ -5,7 +5,7 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
-use waymark_driver::Io;
+use waymark_driver::{Io, wake_next_turn};
 
 /// What is moved in one direction before the task lets others run.
 const BYTES_PER_TURN: usize = 512 * 1024;
@@ -87,7 +87,7 @@ impl Step {
         loop {
             match self {
                 Self::Copy if moved >= BYTES_PER_TURN => {
-                    cx.waker().wake_by_ref();
+                    wake_next_turn(cx);
                     return Poll::Pending;
                 }
                 Self::Copy => match ready!(poll_move(cx, source, destination)) {

@@ -64,7 +64,7 @@ impl Io for Tunnel {
         }
         // The length first: what a failed read borrows would last as long as what a good one gives.
         match ready!(self.stream.poll_fill_more(have, cx).map_ok(<[u8]>::len)) {
-            Ok(_) => self.stream.poll_fill(cx),
+            Ok(_) => Poll::Ready(Ok(self.stream.fetched())),
             Err(error) => match read_error(error) {
                 Some(error) => Poll::Ready(Err(error)),
                 None => {

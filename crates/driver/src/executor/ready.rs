@@ -20,10 +20,19 @@ pub(super) struct Entry {
 /// What is ready on this thread.
 #[derive(Debug, Default)]
 pub(super) struct Ready {
-    levels: [VecDeque<usize>; 4],
+    levels: [VecDeque<usize>; LEVELS.len()],
+    /// A bit for each level that has tasks.
+    some: u32,
     /// Tasks that let the others and the sockets have a turn first.
     deferred: Vec<Waker>,
 }
+
+const LEVELS: [Level; 4] = [
+    Level::Work,
+    Level::Reader,
+    Level::InnerWriter,
+    Level::SocketWriter,
+];
 
 /// What every waker of a task shares.
 #[derive(Debug)]
@@ -46,27 +55,28 @@ pub(super) struct Remote {
 }
 
 impl Ready {
+    #[inline]
     pub(super) fn push(&mut self, entry: Entry) {
         self.levels[entry.level as usize].push_back(entry.key);
+        self.some |= 1 << entry.level as u32;
     }
 
     /// The next task of the lowest level that has one, from level `from` on.
+    #[inline]
     pub(super) fn pop(&mut self, from: Level) -> Option<Entry> {
-        const LEVELS: [Level; 4] = [
-            Level::Work,
-            Level::Reader,
-            Level::InnerWriter,
-            Level::SocketWriter,
-        ];
-        LEVELS[from as usize..].iter().find_map(|&level| {
-            let key = self.levels[level as usize].pop_front()?;
-            Some(Entry { key, level })
-        })
+        let some = self.some & (u32::MAX << from as u32);
+        let level = *LEVELS.get(some.trailing_zeros() as usize)?;
+        let tasks = &mut self.levels[level as usize];
+        let key = tasks.pop_front()?;
+        if tasks.is_empty() {
+            self.some &= !(1 << level as u32);
+        }
+        Some(Entry { key, level })
     }
 
     /// Whether the thread may wait.
     pub(super) fn is_idle(&self) -> bool {
-        self.deferred.is_empty() && self.levels.iter().all(VecDeque::is_empty)
+        self.deferred.is_empty() && self.some == 0
     }
 
     pub(super) fn defer(&mut self, waker: Waker) {

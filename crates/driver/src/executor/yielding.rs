@@ -1,7 +1,7 @@
 //! Letting the others have a turn.
 
 use std::future::poll_fn;
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use super::Core;
 
@@ -17,9 +17,17 @@ pub async fn yield_now() {
             return Poll::Ready(());
         }
         yielded = true;
-        let core = Core::current();
-        core.ready.borrow_mut().defer(cx.waker().clone());
+        wake_next_turn(cx);
         Poll::Pending
     })
     .await;
+}
+
+/// Has the task that is polled be polled again in the next turn: what [`yield_now`] is for futures written by hand.
+///
+/// # Panics
+/// Outside an executor.
+pub fn wake_next_turn(cx: &Context<'_>) {
+    let core = Core::current();
+    core.ready.borrow_mut().defer(cx.waker().clone());
 }

@@ -147,6 +147,13 @@ impl Stream {
         self.finished
     }
 
+    /// What the last fill gave and was not consumed.
+    #[must_use]
+    #[inline]
+    pub fn fetched(&self) -> &[u8] {
+        &self.fetched[self.taken..]
+    }
+
     /// Why the stream is over, if it failed.
     #[must_use]
     pub fn failure(&self) -> Option<StreamEnd> {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use waymark_engine::h2::ErrorCode;
 
-use crate::{Io, Level, Sleep, buffers, now, sleep_until, spawn_at};
+use crate::{Io, Level, Sleep, buffers, now, sleep_until, spawn_at, wake_next_turn};
 
 use super::connection::{KeepAlive, Options, close};
 use super::end::ConnectionEnd;
@@ -35,6 +35,7 @@ pub(super) fn spawn<T: Io + 'static>(io: T, state: &Rc<RefCell<State>>, options:
     let writer = Writer {
         io,
         state: Rc::clone(state),
+        is_last: options.writer == Level::SocketWriter,
     };
     // They end by what is in the state: with the transport, with what the peer or the owner says, or a little later.
     spawn_at(Level::Reader, "h2 reader", reader).detach();
@@ -112,7 +113,7 @@ impl<T: Io> Future for Reader<T> {
         let state = &mut *shared.borrow_mut();
         let now = now();
         if !this.read(state, now, cx) {
-            cx.waker().wake_by_ref();
+            wake_next_turn(cx);
         }
         if let Some(pulse) = &mut this.pulse
             && matches!(state.phase, Phase::Open)
@@ -179,13 +180,20 @@ impl Pulse {
 struct Writer<T> {
     io: Rc<RefCell<T>>,
     state: Rc<RefCell<State>>,
+    /// Whether nobody puts anything behind it in the same turn.
+    is_last: bool,
 }
 
 impl<T: Io> Writer<T> {
     /// Hands over what there is; ready when that is all.
-    fn write(io: &mut T, state: &mut State, cx: &mut Context<'_>) -> Poll<()> {
+    fn write(io: &mut T, state: &mut State, last: bool, cx: &mut Context<'_>) -> Poll<()> {
         while !state.out.is_empty() {
-            match io.poll_put(state.out.unsent(), cx) {
+            let put = if last {
+                io.poll_put_last(state.out.unsent(), cx)
+            } else {
+                io.poll_put(state.out.unsent(), cx)
+            };
+            match put {
                 Poll::Ready(Ok(count)) => {
                     state.out.advance(count);
                     state.resume();
@@ -218,12 +226,12 @@ impl<T: Io> Future for Writer<T> {
             io.abort();
             return Poll::Ready(());
         }
-        if Self::write(io, state, cx).is_pending() {
+        if Self::write(io, state, self.is_last, cx).is_pending() {
             return Poll::Pending;
         }
         if state.is_finished() {
             close(state, ErrorCode::NO_ERROR, ConnectionEnd::Finished);
-            if Self::write(io, state, cx).is_pending() {
+            if Self::write(io, state, self.is_last, cx).is_pending() {
                 return Poll::Pending;
             }
         }

@@ -86,7 +86,10 @@ impl Connection {
         if let Some(event) = self.next_pending(out) {
             return Ok(Some(event));
         }
-        self.clock = Some((self.clock.map_or(now, |(first, _)| first), now));
+        match &mut self.clock {
+            Some((_, latest)) => *latest = now,
+            None => self.clock = Some((now, now)),
+        }
         self.read(input, out, now).inspect_err(|&error| {
             frame::put_go_away(out, self.last_peer_id, error.code());
             self.failed = Some(error);

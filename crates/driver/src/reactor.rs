@@ -184,6 +184,12 @@ impl<S> Watched<S> {
 
 impl<S> Drop for Watched<S> {
     fn drop(&mut self) {
+        // Who waits for the other direction learns that there is nothing to wait for any more.
+        for waiting in [&self.readiness.reader, &self.readiness.writer] {
+            if let Some(waker) = waiting.take() {
+                waker.wake();
+            }
+        }
         // Closing the descriptor ends the system's part.
         if let Some(core) = self.core.upgrade() {
             core.sources.watched.borrow_mut().try_remove(self.key);

@@ -516,3 +516,28 @@ fn calls_from_the_given_address_and_says_why_it_could_not() {
         );
     });
 }
+
+/// A waker that says whether it was used.
+struct Told(std::sync::atomic::AtomicBool);
+
+impl std::task::Wake for Told {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn who_waits_for_a_socket_that_is_dropped_is_woken() {
+    Executor::new().unwrap().block_on(async {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let _peer = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let tcp = TcpStream::from_std(listener.accept().unwrap().0).unwrap();
+        let told = Arc::new(Told(false.into()));
+        let waker = std::task::Waker::from(Arc::clone(&told));
+        let mut cx = std::task::Context::from_waker(&waker);
+        assert!(tcp.poll_read(&mut [0; 8], &mut cx).is_pending());
+        assert!(!told.0.load(std::sync::atomic::Ordering::Relaxed));
+        drop(tcp);
+        assert!(told.0.load(std::sync::atomic::Ordering::Relaxed));
+    });
+}

@@ -131,6 +131,8 @@ pub struct ReplicaState {
     pub pid: Option<u32>,
     /// How often it was started again after it had ended by itself.
     pub restarts: u32,
+    /// Why it is not run as its Gateway asks for now; what ran before, if anything did, goes on.
+    pub refused: Option<String>,
 }
 
 /// What a replica does.
@@ -171,6 +173,10 @@ pub struct DeployOptions {
     pub ca_address: String,
     /// What they verify the control plane with.
     pub root_cert: PathBuf,
+    /// Trust domain of their identities.
+    pub trust_domain: String,
+    /// The cluster that they say they are in.
+    pub cluster_id: String,
     /// What they show the control plane.
     pub tokens: Arc<TokenFiles>,
     /// Where they say that they are ready.
@@ -213,8 +219,8 @@ pub const DRAIN: Duration = Duration::from_secs(30);
 /// The arguments of a replica's process: the one place that says how a waypoint is started.
 ///
 /// `run waypoint --name <deployment>-<index> --namespace NS --service-account SA --gateway G --address IP
-/// --xds-address HOST:PORT --ca-address HOST:PORT --root-cert FILE --token-file FILE`, then what the Gateway adds. With
-/// `envoy`, `run agent` with the same and `--envoy FILE --dir DIR --drain-seconds N`.
+/// --xds-address HOST:PORT --ca-address HOST:PORT --root-cert FILE --token-file FILE --trust-domain NAME
+/// --cluster-id NAME`, then what the Gateway adds. With `envoy`, `run agent` with the same and `--envoy FILE --dir DIR --drain-seconds N`.
 pub fn waypoint_args(
     options: &DeployOptions,
     waypoint: &DesiredWaypoint,
@@ -225,7 +231,7 @@ pub fn waypoint_args(
     let name = format!("{}-{}", waypoint.deployment, replica.index);
     let role = if envoy.is_some() { "agent" } else { "waypoint" };
     let mut args: Vec<OsString> = vec!["run".into(), role.into()];
-    let pairs: [(&str, OsString); 9] = [
+    let pairs: [(&str, OsString); 11] = [
         ("--name", name.into()),
         ("--namespace", waypoint.namespace.as_str().into()),
         (
@@ -238,6 +244,8 @@ pub fn waypoint_args(
         ("--ca-address", options.ca_address.as_str().into()),
         ("--root-cert", options.root_cert.as_os_str().into()),
         ("--token-file", token_file.into()),
+        ("--trust-domain", options.trust_domain.as_str().into()),
+        ("--cluster-id", options.cluster_id.as_str().into()),
     ];
     args.extend(
         pairs
@@ -278,6 +286,7 @@ pub fn start(
     let deployer = Deployer {
         options: Arc::new(options),
         targets: HashMap::new(),
+        refused: HashMap::new(),
         running: FuturesUnordered::new(),
         report,
         states,
@@ -292,6 +301,8 @@ struct Deployer {
     options: Arc<DeployOptions>,
     /// What each running replica task is told.
     targets: HashMap<ReplicaKey, watch::Sender<Target>>,
+    /// Replicas that cannot be run as they are wanted, and why.
+    refused: HashMap<ReplicaKey, String>,
     running: FuturesUnordered<Task<ReplicaKey>>,
     report: mpsc::Sender<Report>,
     states: watch::Sender<Arc<ReplicaStates>>,
@@ -341,19 +352,27 @@ impl Deployer {
     /// Tells every replica what it should be.
     fn reconcile(&mut self, wanted: &[DesiredWaypoint]) {
         let mut specs = HashMap::new();
+        let mut refused = HashMap::new();
         for waypoint in wanted {
             match self.specs(waypoint) {
                 Ok(of_waypoint) => specs.extend(of_waypoint),
-                Err(e) => warn!(
-                    namespace = waypoint.namespace,
-                    deployment = waypoint.deployment,
-                    error = %e,
-                    "waypoint cannot be deployed"
-                ),
+                Err(e) => {
+                    warn!(
+                        namespace = waypoint.namespace,
+                        deployment = waypoint.deployment,
+                        error = %e,
+                        "waypoint cannot be deployed"
+                    );
+                    let why = e.to_string();
+                    let keys = waypoint.replicas.iter().map(|r| waypoint.key(r));
+                    refused.extend(keys.map(|key| (key, why.clone())));
+                }
             }
         }
+        self.refuse(refused);
         for (key, target) in &self.targets {
-            if !specs.contains_key(key) {
+            // What cannot be run as it is wanted goes on as it was.
+            if !specs.contains_key(key) && !self.refused.contains_key(key) {
                 target.send_replace(Target::Gone);
             }
         }
@@ -367,6 +386,31 @@ impl Deployer {
                 None => self.spawn(key, Target::Wanted(spec)),
             }
         }
+    }
+
+    /// Shows which replicas cannot be run as they are wanted, those that do not run at all included.
+    fn refuse(&mut self, refused: HashMap<ReplicaKey, String>) {
+        let before = std::mem::replace(&mut self.refused, refused);
+        if before == self.refused {
+            return;
+        }
+        let (refused, targets) = (&self.refused, &self.targets);
+        self.states.send_modify(|states| {
+            let states = Arc::make_mut(states);
+            states.retain(|key, _| targets.contains_key(key));
+            for (key, state) in states.iter_mut() {
+                state.refused = refused.get(key).cloned();
+            }
+            for (key, why) in refused {
+                states.entry(key.clone()).or_insert_with(|| ReplicaState {
+                    phase: Phase::Backoff { why: why.clone() },
+                    since: SystemTime::now(),
+                    pid: None,
+                    restarts: 0,
+                    refused: Some(why.clone()),
+                });
+            }
+        });
     }
 
     fn specs(
@@ -446,10 +490,12 @@ impl Deployer {
     }
 
     fn note(&mut self, report: Report) {
+        let refused = self.refused.get(&report.key).cloned();
         self.states.send_modify(|states| {
             let states = Arc::make_mut(states);
             match report.state {
-                Some(state) => {
+                Some(mut state) => {
+                    state.refused = refused;
                     states.insert(report.key, state);
                 }
                 None => {

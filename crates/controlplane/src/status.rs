@@ -101,7 +101,7 @@ pub struct ReplicaStatus {
     pub pid: Option<u32>,
     /// `Pending`, `Starting`, `Ready`, `Backoff` or `Draining`.
     pub state: String,
-    /// Why it is not running.
+    /// Why it is not running, or not as its Gateway asks for.
     #[serde(skip_serializing_if = "String::is_empty", default)]
     pub message: String,
     /// How often it was started again.

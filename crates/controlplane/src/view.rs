@@ -329,13 +329,20 @@ fn mesh(inner: &Inner) -> Value {
             })
         })
         .collect();
-    let errors: Vec<String> = inner
+    let (not_read, errors): (Vec<_>, Vec<_>) = inner
         .document_errors()
-        .iter()
-        .filter(|error| error.class != ErrorClass::NotRead)
-        .map(ToString::to_string)
-        .collect();
-    json!({"pods": pods, "services": services, "waypoints": waypoints, "errors": errors})
+        .into_iter()
+        .partition(|error| error.class == ErrorClass::NotRead);
+    let texts = |errors: Vec<waymark_api::DocumentError>| -> Vec<String> {
+        errors.iter().map(ToString::to_string).collect()
+    };
+    json!({
+        "pods": pods,
+        "services": services,
+        "waypoints": waypoints,
+        "errors": texts(errors),
+        "notRead": texts(not_read),
+    })
 }
 
 fn mesh_pod(pod: &waymark_api::k8s::Pod, workload: &Workload) -> Value {

@@ -260,6 +260,9 @@ pub(crate) struct View {
     pub(crate) waypoints: Vec<WaypointView>,
     #[serde(default)]
     pub(crate) errors: Vec<String>,
+    /// Documents of kinds that the mesh has no use for.
+    #[serde(default)]
+    pub(crate) not_read: Vec<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -218,6 +218,7 @@ struct Supervisor<'a, 'p> {
     pods: Pods,
     view: View,
     told: BTreeSet<String>,
+    told_not_read: BTreeSet<String>,
 }
 
 impl<'a, 'p> Supervisor<'a, 'p> {
@@ -300,6 +301,7 @@ impl<'a, 'p> Supervisor<'a, 'p> {
             pods: Pods::default(),
             view: found,
             told: BTreeSet::new(),
+            told_not_read: BTreeSet::new(),
         })
     }
 
@@ -373,6 +375,12 @@ impl<'a, 'p> Supervisor<'a, 'p> {
             self.progress.say(&format!("mended: {mended}"));
         }
         self.told = errors;
+        // No error: other tools' documents may lie there. A typo in `kind` is here too.
+        for document in &self.view.not_read {
+            if self.told_not_read.insert(document.clone()) {
+                self.progress.say(&format!("not read: {document}"));
+            }
+        }
         let notes = self
             .pods
             .reconcile(self.state, self.exe, &self.view.pods, &self.view.services)

@@ -135,6 +135,7 @@ fn states(phase: Phase, pid: u32) -> Arc<ReplicaStates> {
         since: SystemTime::UNIX_EPOCH,
         pid: Some(pid),
         restarts: 0,
+        refused: None,
     };
     Arc::new([(key, state)].into())
 }

@@ -217,6 +217,7 @@ impl Replica {
             since: SystemTime::now(),
             pid,
             restarts,
+            refused: None,
         };
         // Fails only when nobody wants to know.
         let _ = self

@@ -63,6 +63,8 @@ fn machine(script: &str) -> Machine {
         xds_address: "127.0.0.1:1".to_owned(),
         ca_address: "127.0.0.1:2".to_owned(),
         root_cert: dir.path().join("root-cert.pem"),
+        trust_domain: "mesh.example".to_owned(),
+        cluster_id: "here".to_owned(),
         tokens: Arc::new(TokenFiles::new(&dir.path().join("tokens"), Arc::new(key)).unwrap()),
         ready_port,
         binary: WaypointBinary::Waymark,
@@ -233,7 +235,7 @@ async fn a_waypoint_is_started_with_its_arguments_and_drained_when_it_is_removed
         [format!(
             "{pid} run waypoint --name waypoint-0 --namespace default --service-account account --gateway gate \
              --address 127.0.0.1 --xds-address 127.0.0.1:1 --ca-address 127.0.0.1:2 --root-cert {dir}/root-cert.pem \
-             --token-file {dir}/tokens/default.account"
+             --token-file {dir}/tokens/default.account --trust-domain mesh.example --cluster-id here"
         )]
     );
     assert!(machine.dir.path().join("tokens/default.account").exists());
@@ -301,6 +303,32 @@ async fn what_cannot_be_started_is_said() {
         matches!(&states[&key()].phase, Phase::Backoff { why } if why.starts_with("cannot be started: ")),
         "{states:?}"
     );
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn one_that_is_to_be_an_envoy_that_is_nowhere_says_so_and_what_ran_goes_on() {
+    let machine = machine(STAYS);
+    let envoy = DesiredWaypoint {
+        binary: Some(WaypointBinary::Envoy),
+        ..waypoint()
+    };
+    let mut running = machine.start(Some(Arc::new(vec![envoy.clone()])));
+    let refused = |states: &ReplicaStates| {
+        let why = states.get(&key())?.refused.as_ref()?;
+        Some(why.contains("where Envoy is was not said"))
+    };
+    let states = running.until(|s| refused(s) == Some(true)).await;
+    assert!(matches!(states[&key()].phase, Phase::Backoff { .. }));
+    running.want(vec![waypoint()]);
+    let state = running.until_ready().await;
+    assert_eq!(state.refused, None);
+    running.want(vec![envoy]);
+    let states = running.until(|s| refused(s) == Some(true)).await;
+    let now = &states[&key()];
+    assert_eq!((&now.phase, now.pid), (&Phase::Ready, state.pid));
+    running.want(vec![]);
+    running.until(|s| s.is_empty()).await;
     running.stop().await;
 }
 

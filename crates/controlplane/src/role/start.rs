@@ -340,6 +340,8 @@ fn deploy_options(
         xds_address: dialled.to_string(),
         ca_address: dialled.to_string(),
         root_cert: settings.state_dir.join(ROOT_CERT),
+        trust_domain: settings.trust_domain.as_str().to_owned(),
+        cluster_id: settings.cluster_id.clone(),
         tokens,
         ready_port: deploy::READY_PORT,
         binary: settings.waypoint_binary,

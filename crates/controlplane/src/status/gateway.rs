@@ -84,13 +84,33 @@ fn conditions(inner: &Inner, gateway: &Gateway, waypoint: Option<&Waypoint>) -> 
         }
         _ => false,
     };
-    let accepted = if expected || waypoint.deployment().is_none() {
+    let refused = waypoint
+        .deployment()
+        .and_then(|deployment| refused(inner, &waypoint.key, deployment));
+    let accepted = if let Some(why) = refused {
+        Condition::new("Accepted", false, "InvalidParameters", why)
+    } else if expected || waypoint.deployment().is_none() {
         Condition::new("Accepted", true, "Accepted", "Resource accepted")
     } else {
         let message = "Expected a single listener on port 15008 with protocol \"HBONE\"";
         Condition::new("Accepted", false, "ListenersNotValid", message)
     };
     vec![accepted, programmed(inner, waypoint)]
+}
+
+/// Why the waypoint cannot be run as the Gateway asks.
+fn refused(inner: &Inner, key: &WaypointKey, deployment: &Deployment) -> Option<String> {
+    states(inner, key, deployment).find_map(|(_, state)| state.refused.clone())
+}
+
+fn states<'a>(
+    inner: &'a Inner,
+    key: &'a WaypointKey,
+    deployment: &'a Deployment,
+) -> impl Iterator<Item = (&'a ReplicaKey, &'a ReplicaState)> {
+    inner.replica_states().iter().filter(|(state, _)| {
+        state.namespace == key.namespace && state.deployment == *deployment.name
+    })
 }
 
 fn programmed(inner: &Inner, waypoint: &Waypoint) -> Condition {
@@ -137,14 +157,7 @@ fn addresses(inner: &Inner, key: &WaypointKey, waypoint: Option<&Waypoint>) -> V
 }
 
 fn replicas(inner: &Inner, key: &WaypointKey, deployment: &Deployment) -> Vec<ReplicaStatus> {
-    let of_deployment = |state: &ReplicaKey| {
-        state.namespace == key.namespace && state.deployment == *deployment.name
-    };
-    let states: Vec<(&ReplicaKey, &ReplicaState)> = inner
-        .replica_states()
-        .iter()
-        .filter(|(key, _)| of_deployment(key))
-        .collect();
+    let states: Vec<(&ReplicaKey, &ReplicaState)> = states(inner, key, deployment).collect();
     let replica = |replica: &Replica| {
         let state = states
             .iter()
@@ -160,6 +173,8 @@ fn replicas(inner: &Inner, key: &WaypointKey, deployment: &Deployment) -> Vec<Re
             Some(Phase::Backoff { why }) => ("Backoff", why.clone()),
             Some(Phase::Draining) => ("Draining", String::new()),
         };
+        let refused = state.and_then(|state| state.refused.clone());
+        let message = refused.unwrap_or(message);
         ReplicaStatus {
             name: replica.name.as_ref().to_owned(),
             address: replica.address.to_string(),

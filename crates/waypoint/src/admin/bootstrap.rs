@@ -54,23 +54,28 @@ impl StaticCluster {
         )
     }
 
+    /// Its one endpoint, as a ClusterLoadAssignment, with a health where one is to be shown.
+    pub(super) fn load_assignment(&self, health: Option<&str>) -> Value {
+        let (host, port) = self.host_and_port();
+        let mut endpoint = json!({
+            "endpoint": { "address": { "socket_address": { "address": host, "port_value": port } } },
+        });
+        if let Some(health) = health {
+            endpoint["health_status"] = health.into();
+        }
+        json!({ "cluster_name": self.name, "endpoints": [{ "lb_endpoints": [endpoint] }] })
+    }
+
     /// As a Cluster.
     pub(super) fn json(&self) -> Value {
-        let (host, port) = self.host_and_port();
+        let (host, _) = self.host_and_port();
         let numeric = host.parse::<std::net::IpAddr>().is_ok();
         let mut cluster = json!({
             "@type": "type.googleapis.com/envoy.config.cluster.v3.Cluster",
             "name": self.name,
             "type": if numeric { "STATIC" } else { "STRICT_DNS" },
             "connect_timeout": "10s",
-            "load_assignment": {
-                "cluster_name": self.name,
-                "endpoints": [{
-                    "lb_endpoints": [{
-                        "endpoint": { "address": { "socket_address": { "address": host, "port_value": port } } },
-                    }],
-                }],
-            },
+            "load_assignment": self.load_assignment(None),
         });
         if let Some(fields) = cluster.as_object_mut().filter(|_| self.http2) {
             let options = json!({

@@ -5,6 +5,7 @@ use prost::Message as _;
 use regex::Regex;
 use serde_json::{Value, json};
 use waymark_proto::any::is;
+use waymark_proto::envoy::envoy::config::cluster::v3::Cluster;
 use waymark_proto::envoy::envoy::config::core::v3 as core;
 use waymark_proto::envoy::envoy::config::endpoint::v3 as endpoint;
 use waymark_proto::envoy::envoy::config::listener::v3 as listener;
@@ -168,7 +169,8 @@ impl Admin {
             section(&CLUSTERS, self.clusters_section(&dump, names, &started)),
         ];
         if include_eds {
-            out.push(section(&ENDPOINTS, self.endpoints_section(&dump, names)));
+            let endpoints = self.endpoints_section(&dump, names, &started);
+            out.push(section(&ENDPOINTS, endpoints));
         }
         out.push(section(
             &LISTENERS,
@@ -282,7 +284,7 @@ impl Admin {
     }
 
     /// Endpoints as received, with the health that they have here.
-    fn endpoints_section(&self, dump: &Dump, names: &Names) -> Value {
+    fn endpoints_section(&self, dump: &Dump, names: &Names, started: &Value) -> Value {
         let configs: Vec<_> = dump
             .endpoints
             .iter()
@@ -303,7 +305,48 @@ impl Admin {
                 ]))
             })
             .collect();
-        object([("dynamic_endpoint_configs", Value::from(configs))])
+        object([
+            (
+                "static_endpoint_configs",
+                self.own_endpoints(dump, names, started),
+            ),
+            ("dynamic_endpoint_configs", Value::from(configs)),
+        ])
+    }
+
+    /// Endpoints that clusters have themselves.
+    fn own_endpoints(&self, dump: &Dump, names: &Names, started: &Value) -> Value {
+        let healthy = |assignment: Value| {
+            let mut config = json!({ "@type": type_url::ENDPOINT });
+            if let (Some(fields), Value::Object(assignment)) = (config.as_object_mut(), assignment)
+            {
+                fields.extend(assignment);
+            }
+            json!({ "endpoint_config": config, "last_updated": started })
+        };
+        let of_process = bootstrap::static_clusters(&self.places);
+        let of_process = of_process
+            .iter()
+            .filter(|c| names.wants(c.name))
+            .map(|c| healthy(c.load_assignment(Some("HEALTHY"))));
+        let (clusters, _) = &dump.clusters;
+        let received = clusters
+            .iter()
+            .filter(|c| names.wants(&c.name))
+            .filter_map(|c| {
+                let received = c.active.as_ref()?;
+                // It was decoded before it was accepted.
+                let cluster = Cluster::decode(&*received.bytes).ok()?;
+                let assignment = cluster.load_assignment?.encode_to_vec();
+                Some(object([
+                    (
+                        "endpoint_config",
+                        any(type_url::ENDPOINT, &effective(&assignment)),
+                    ),
+                    ("last_updated", timestamp(received.at)),
+                ]))
+            });
+        of_process.chain(received).collect::<Vec<_>>().into()
     }
 }
 

@@ -48,11 +48,15 @@ impl State {
             {
                 return Some((&terminate.server, router, listener));
             }
-            warn!(
-                listener = name,
-                internal_listener = &**next,
-                "tunnels lead to a listener that routes nothing"
-            );
+            // One whose routes are on their way is complete in a moment.
+            let coming = self.listeners.get(&**next);
+            if !coming.is_some_and(|entry| entry.active.is_none() && entry.warming.is_some()) {
+                warn!(
+                    listener = name,
+                    internal_listener = &**next,
+                    "tunnels lead to a listener that routes nothing"
+                );
+            }
         }
         None
     }

@@ -364,6 +364,29 @@ fn header_operations_go_from_the_destination_outwards() {
 }
 
 #[test]
+fn a_routes_timeout_does_not_count_beside_max_stream_duration() {
+    let timeouts = |action: Value| {
+        let routes = json!([{ "match": { "prefix": "/" }, "route": action }]);
+        let routes = fixture::route_config("r", &routes);
+        let mut names = Names::default();
+        let table = Decoder::new(&mut names)
+            .route_configuration(&bytes(&routes))
+            .unwrap()
+            .value;
+        let crate::route::Action::Forward(forward) = &table.hosts()[0].routes()[0].action else {
+            panic!("forward")
+        };
+        forward.timeouts
+    };
+    let mut action = json!({ "cluster": "c", "timeout": "3s" });
+    let three_seconds = Some(std::time::Duration::from_secs(3));
+    assert_eq!(timeouts(action.clone()).route, three_seconds);
+    action["max_stream_duration"] = json!({ "grpc_timeout_header_max": "0s" });
+    let both = timeouts(action);
+    assert_eq!((both.route, both.grpc_max_stream), (None, Some(None)));
+}
+
+#[test]
 fn a_chain_is_the_same_chain_after_an_update() {
     let mesh = bookinfo();
     let mut names = Names::default();

@@ -176,6 +176,35 @@ impl Client {
         headers: &[(&str, &str)],
         bytes: &[u8],
     ) -> Result<Vec<u8>, DialError> {
+        let (all, broken) = self.talk(authority, headers, bytes, |_| false).await?;
+        broken.map_or(Ok(all), |e| Err(e.into()))
+    }
+
+    /// As [`Client::exchange`], but the client ends its side once `complete` says that the answer is whole, and a peer that
+    /// then resets the tunnel instead of ending it has done nothing wrong.
+    ///
+    /// # Errors
+    /// When the tunnel is refused, or breaks otherwise.
+    pub async fn exchange_until(
+        &mut self,
+        authority: &str,
+        bytes: &[u8],
+        complete: impl Fn(&[u8]) -> bool,
+    ) -> Result<Vec<u8>, DialError> {
+        match self.talk(authority, &[], bytes, complete).await? {
+            (_, Some(broken)) if !broken.is_reset() => Err(broken.into()),
+            (all, _) => Ok(all),
+        }
+    }
+
+    /// What came back, and how the tunnel broke if it did.
+    async fn talk(
+        &mut self,
+        authority: &str,
+        headers: &[(&str, &str)],
+        bytes: &[u8],
+        complete: impl Fn(&[u8]) -> bool,
+    ) -> Result<(Vec<u8>, Option<h2::Error>), DialError> {
         let mut request = Request::builder().method(Method::CONNECT).uri(authority);
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -190,13 +219,20 @@ impl Client {
             }
             body.send_data(Bytes::copy_from_slice(bytes), false)?;
             let mut received = response.into_body();
-            let mut all = Vec::new();
+            let (mut all, mut ended) = (Vec::new(), false);
             while let Some(chunk) = received.data().await {
-                let chunk = chunk?;
+                let chunk = match chunk {
+                    Ok(chunk) => chunk,
+                    Err(e) => return Ok((all, Some(e))),
+                };
                 received.flow_control().release_capacity(chunk.len())?;
                 all.extend_from_slice(&chunk);
+                if !ended && complete(&all) {
+                    ended = true;
+                    body.send_data(Bytes::new(), true)?;
+                }
             }
-            Ok(all)
+            Ok((all, None))
         };
         tokio::time::timeout(TIMEOUT, talk)
             .await

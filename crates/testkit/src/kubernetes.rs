@@ -1,4 +1,5 @@
-//! A real Kubernetes API: etcd, kube-apiserver and, when asked for, kube-controller-manager, without a node.
+//! A real Kubernetes API: etcd, kube-apiserver and, when asked for, kube-controller-manager, without a node; and a real
+//! istiod on it.
 //!
 //! ```no_run
 //! use waymark_testkit::kubernetes::{ApiServer, Crds, Options};
@@ -28,9 +29,13 @@
 mod api_server;
 mod certificates;
 mod crds;
+mod istiod;
+mod kubelet;
 mod process;
 mod programs;
 
 pub use api_server::{ApiServer, Options};
 pub use crds::{Crds, UpstreamCrds};
+pub use istiod::Istiod;
+pub use kubelet::{Container, mount_volumes, run_pod, set_running};
 pub use programs::{Programs, helm};

@@ -2,7 +2,11 @@
 
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
+use crate::wait::until;
+
+const LIMIT: Duration = Duration::from_secs(10);
 const INSIDE: &str = "WAYMARK_TEST_NETNS";
 
 /// One such test at a time: they measure time and share two cores.
@@ -45,6 +49,60 @@ pub fn isolated(body: impl FnOnce()) {
         return;
     }
     panic!("{test} failed in its network namespace (can be made: {possible}): {status}");
+}
+
+/// Makes every address of a network one of this namespace, like `10.244.0.0/16`: for what takes no loopback addresses.
+///
+/// # Panics
+/// When that cannot be done.
+pub fn make_local(network: &str) {
+    ip(&["route", "add", "local", network, "dev", "lo"]);
+}
+
+/// Gives the network namespace of a process, as soon as that is another than this one, an address, with a link to here and
+/// back: what a pod has. `here` is an address of this namespace.
+///
+/// # Panics
+/// When that cannot be done.
+pub fn connect(process: u32, address: &str, here: &str) {
+    let namespace = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/net")).ok();
+    let pid = process.to_string();
+    until("a network namespace of its own", LIMIT, || {
+        (namespace(&pid)? != namespace("self")?).then_some(())
+    });
+    let link = format!("pod{pid}");
+    ip(&[
+        "link", "add", &link, "type", "veth", "peer", "name", "eth0", "netns", &pid,
+    ]);
+    ip(&["link", "set", &link, "up"]);
+    ip(&["route", "add", address, "dev", &link, "src", here]);
+    for args in [
+        &["link", "set", "lo", "up"][..],
+        &["link", "set", "eth0", "up"],
+        &["address", "add", address, "dev", "eth0"],
+        &["route", "add", "default", "dev", "eth0"],
+    ] {
+        run(inside(process).arg("ip").args(args));
+    }
+}
+
+/// A command to be run in the network namespace of a process: its program and arguments follow.
+#[must_use]
+pub fn inside(process: u32) -> Command {
+    let mut command = Command::new("nsenter");
+    command.args(["--net", "--target", &process.to_string(), "--"]);
+    command
+}
+
+fn ip(args: &[&str]) {
+    run(Command::new("ip").args(args));
+}
+
+fn run(command: &mut Command) {
+    let output = command.output();
+    let output = output.unwrap_or_else(|e| panic!("{command:?} (Debian package iproute2): {e}"));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {stderr}");
 }
 
 #[expect(clippy::print_stderr, reason = "a skipped test must be heard")]

@@ -1,5 +1,5 @@
 //! A node proxy and the application behind it, in one: takes tunnels, writes down who opened them and to where, and answers
-//! HTTP/1.1 with its name.
+//! HTTP/1.1 with its name, or with what it saw.
 
 use std::net::{SocketAddr, TcpListener as StdTcpListener};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,6 +26,15 @@ pub struct Opened {
     pub peer: String,
 }
 
+/// What the application says.
+#[derive(Debug, Clone, Copy)]
+enum Says {
+    /// Its name.
+    Name,
+    /// `{"pod": its name, "to": :authority of the CONNECT, "head": the request's head}`.
+    WhatItSaw,
+}
+
 /// Listens until dropped.
 pub struct Destination {
     opened: Arc<Mutex<Vec<Opened>>>,
@@ -47,6 +56,20 @@ impl Destination {
     /// When it cannot listen.
     #[must_use]
     pub fn listen(at: SocketAddr, leaf: &Leaf, name: &'static str) -> Self {
+        Self::start(at, leaf, name, Says::Name)
+    }
+
+    /// As [`Destination::listen`], but the application says what it saw, as JSON: `pod` (the name), `to` (`:authority` of
+    /// the CONNECT), `head` (the request's, as it came).
+    ///
+    /// # Panics
+    /// When it cannot listen.
+    #[must_use]
+    pub fn echo(at: SocketAddr, leaf: &Leaf, name: &'static str) -> Self {
+        Self::start(at, leaf, name, Says::WhatItSaw)
+    }
+
+    fn start(at: SocketAddr, leaf: &Leaf, name: &'static str, says: Says) -> Self {
         let listener = StdTcpListener::bind(at).expect("listen");
         listener.set_nonblocking(true).expect("non-blocking");
         let acceptor = TlsAcceptor::from(config(leaf));
@@ -66,7 +89,7 @@ impl Destination {
             while let Ok((stream, _)) = listener.accept().await {
                 let (acceptor, seen) = (acceptor.clone(), Arc::clone(&seen));
                 tokio::spawn(async move {
-                    let _ = connection(&acceptor, stream, name, &seen).await;
+                    let _ = connection(&acceptor, stream, (name, says), &seen).await;
                 });
             }
         });
@@ -91,7 +114,7 @@ type Failed = Box<dyn std::error::Error + Send + Sync>;
 async fn connection(
     acceptor: &TlsAcceptor,
     stream: TcpStream,
-    name: &'static str,
+    app: (&'static str, Says),
     seen: &Mutex<Vec<Opened>>,
 ) -> Result<(), Failed> {
     stream.set_nodelay(true)?;
@@ -105,31 +128,41 @@ async fn connection(
             respond.send_reset(h2::Reason::REFUSED_STREAM);
             continue;
         }
+        let authority = request.uri().authority().map(ToString::to_string);
+        let authority = authority.unwrap_or_default();
+        let answer = answer(app, authority.clone());
         seen.lock()
             .unwrap_or_else(PoisonError::into_inner)
             .push(Opened {
-                authority: request
-                    .uri()
-                    .authority()
-                    .map(ToString::to_string)
-                    .unwrap_or_default(),
+                authority,
                 peer: peer.clone(),
             });
         let response = Response::builder().status(StatusCode::OK).body(())?;
         let send = respond.send_response(response, false)?;
         #[expect(clippy::disallowed_methods, reason = "ended with the runtime")]
         tokio::spawn(async move {
-            let _ = application(request.into_body(), send, name).await;
+            let _ = application(request.into_body(), send, answer).await;
         });
     }
     Ok(())
+}
+
+/// What the application answers to a head.
+fn answer((name, says): (&'static str, Says), authority: String) -> impl Fn(&[u8]) -> String {
+    move |head| match says {
+        Says::Name => name.to_owned(),
+        Says::WhatItSaw => {
+            let head = String::from_utf8_lossy(head);
+            serde_json::json!({"pod": name, "to": authority, "head": head}).to_string()
+        }
+    }
 }
 
 /// Answers each request of a tunnel: heads only, which is all that a GET has.
 async fn application(
     mut received: h2::RecvStream,
     mut send: h2::SendStream<Bytes>,
-    name: &'static str,
+    answer: impl Fn(&[u8]) -> String,
 ) -> Result<(), Failed> {
     let mut head = Vec::new();
     while let Some(chunk) = received.data().await {
@@ -137,9 +170,10 @@ async fn application(
         received.flow_control().release_capacity(chunk.len())?;
         head.extend_from_slice(&chunk);
         while let Some(end) = head.windows(4).position(|w| w == b"\r\n\r\n") {
+            let body = answer(&head[..end]);
             head.drain(..end + 4);
-            let length = name.len();
-            let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{name}");
+            let length = body.len();
+            let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{body}");
             send.send_data(answer.into(), false)?;
         }
     }

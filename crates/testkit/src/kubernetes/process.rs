@@ -18,6 +18,16 @@ pub(super) struct Process {
 impl Process {
     /// Starts a program; what it says goes to `<directory>/<name>.log`, after what is there.
     pub(super) fn start(directory: &Path, program: &Path, args: &[String]) -> Self {
+        Self::start_with(directory, program, args, &[])
+    }
+
+    /// As [`Process::start`], with further environment.
+    pub(super) fn start_with(
+        directory: &Path,
+        program: &Path,
+        args: &[String],
+        env: &[(String, String)],
+    ) -> Self {
         let name = program
             .file_name()
             .map(|name| name.to_string_lossy().into_owned())
@@ -32,6 +42,7 @@ impl Process {
             .args(["-c", KEEPER, "keeper"])
             .arg(program)
             .args(args)
+            .envs(env.iter().map(|(name, value)| (name, value)))
             .current_dir(directory)
             .stdin(Stdio::piped())
             .stdout(output.try_clone().expect("a log twice"))

@@ -161,7 +161,7 @@ fn downloaded(name_and_version: &str, field: &str) -> Result<PathBuf, String> {
 }
 
 /// Go, yielding to the tests that run beside it.
-fn go() -> Command {
+pub(super) fn go() -> Command {
     let mut go = Command::new("nice");
     go.args(["-n", "5", "go"]).env("CGO_ENABLED", "0");
     go

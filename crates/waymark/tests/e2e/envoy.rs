@@ -34,7 +34,7 @@ fn stats(admin: SocketAddr, filter: &str) -> Vec<(String, u64)> {
         .collect()
 }
 
-fn stat(admin: SocketAddr, name: &str) -> u64 {
+pub(crate) fn stat(admin: SocketAddr, name: &str) -> u64 {
     let found = stats(admin, &format!("^{name}$"));
     found
         .iter()
@@ -55,8 +55,13 @@ fn nothing_was_refused(mesh: &Mesh) {
 
 /// What the control plane sent to a waypoint was taken, by its own word.
 pub(crate) fn everything_is_acknowledged(mesh: &Mesh, waypoint: &str) {
+    everything_is_acknowledged_by(mesh.debug(), waypoint);
+}
+
+/// What the control plane with these debug endpoints sent to a waypoint was taken, by its own word.
+pub(crate) fn everything_is_acknowledged_by(debug: SocketAddr, waypoint: &str) {
     until("everything is acknowledged", Duration::from_secs(5), || {
-        let syncz = http::get(None, mesh.debug(), "/debug/syncz").ok()?.json();
+        let syncz = http::get(None, debug, "/debug/syncz").ok()?.json();
         let waypoint = syncz
             .as_array()?
             .iter()

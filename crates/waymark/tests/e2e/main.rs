@@ -5,11 +5,14 @@
 mod bookinfo;
 mod commands;
 mod config;
+mod differential;
 mod enforcement;
 mod envoy;
 mod faults;
 mod hostile;
+mod istiod;
 mod pod;
+mod process;
 mod scenarios;
 mod start;
 

@@ -5,45 +5,21 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rustix::process::Signal;
 use waymark_testkit::hbone::{Client, Destination, DialError, Issuer, Opened};
 use waymark_testkit::http::{Connection, get};
-use waymark_testkit::mesh::Mesh;
 use waymark_testkit::netns::isolated;
 use waymark_testkit::wait::until;
 
+use crate::process::Process;
 use crate::{block_on, waymark};
 
 const NODE: &str = "waypoint~127.244.7.9~waypoint-7d4b-x2x.shop~shop.svc.cluster.local";
 const LIMIT: Duration = Duration::from_secs(20);
-
-/// A process that ends with the test.
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-impl Process {
-    fn start(command: &mut Command) -> Self {
-        Self(command.stdin(Stdio::null()).spawn().unwrap())
-    }
-
-    fn signal(&self, signal: Signal) {
-        Mesh::signal(self.0.id(), signal);
-    }
-
-    fn ended(&mut self) -> ExitStatus {
-        until("process ends", LIMIT, || self.0.try_wait().unwrap()).0
-    }
-}
 
 /// The volumes of a pod.
 fn volumes(root: &Path, root_cert: &Path, token: &Path) {

@@ -217,6 +217,7 @@ impl Pair {
 
     /// Ends all of it in good order.
     pub(super) fn stop(mut self) {
+        self.clients = None;
         for waypoint in &mut self.waypoints {
             waypoint.signal(Signal::TERM);
         }

@@ -129,5 +129,5 @@ pub(super) fn mutations(
             None => return Err(at.error("has no action")),
         });
     }
-    Ok(HeaderOps::new(ops))
+    Ok(HeaderOps::in_order(ops))
 }

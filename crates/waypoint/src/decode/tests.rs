@@ -350,7 +350,14 @@ fn header_operations_go_from_the_destination_outwards() {
         let crate::route::Action::Forward(forward) = &table.hosts()[0].routes()[0].action else {
             panic!("forward")
         };
-        let ops = forward.pick(0).unwrap().headers.request.ops().to_vec();
+        let ops = forward
+            .pick(0)
+            .unwrap()
+            .headers
+            .request
+            .ops()
+            .cloned()
+            .collect::<Vec<_>>();
         ops.into_iter()
             .map(|op| match op {
                 crate::route::HeaderOp::Remove(name) => format!("-{name}"),

@@ -10,7 +10,7 @@ use super::headers::{
     ATTEMPT_TIMEOUT_MS, DIGITS, GRPC_TIMEOUT, ORIGINAL_HOST, ORIGINAL_PATH, decimal,
 };
 use super::timers::Timers;
-use crate::route::{Clusters, Destination, Forward, HeaderEdits, Route};
+use crate::route::{Clusters, Destination, Forward, HeaderEdits, HeaderOps, Route};
 
 /// The edits of a route, for requests and for responses, its own ones included.
 pub(super) fn header_edits<'a>(
@@ -53,6 +53,22 @@ pub(super) fn timers(forward: &Forward, facts: &Facts) -> Timers {
     }
 }
 
+/// Applies header operations to a request.
+pub(super) fn apply_to_request(ops: &HeaderOps, facts: &mut Facts) {
+    for level in ops.levels() {
+        level.remove_from(&mut facts.head);
+        level.prepare(&facts.context()).apply(&mut facts.head);
+    }
+}
+
+/// Applies header operations to a response.
+pub(super) fn apply_to_response(ops: &HeaderOps, facts: &mut Facts) {
+    for level in ops.levels() {
+        level.remove_from(&mut facts.response);
+        level.prepare(&facts.context()).apply(&mut facts.response);
+    }
+}
+
 /// Edits a request; it is the same for all attempts.
 pub(super) fn edit_request(
     facts: &mut Facts,
@@ -65,10 +81,7 @@ pub(super) fn edit_request(
     if let Some(edits) = header_edits(destination, forward)
         && !edits.request.is_empty()
     {
-        edits
-            .request
-            .prepare(&facts.context())
-            .apply(&mut facts.head);
+        apply_to_request(&edits.request, facts);
     }
     let per_try = forward.retry.as_ref().and_then(|r| r.per_try_timeout);
     if let Some(expected) = per_try.or(timers.route) {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use http::{HeaderValue, StatusCode};
 use waymark_engine::{Field, Head};
 
+use super::edit::{apply_to_request, apply_to_response};
 use super::exchange::Facts;
 use super::local_reply::LocalReply;
 use crate::program::{HttpChain, HttpFilter};
@@ -44,7 +45,7 @@ pub(super) fn on_request(
         match filter {
             HttpFilter::HeaderMutation { request, .. } => {
                 if !request.is_empty() {
-                    request.prepare(&facts.context()).apply(&mut facts.head);
+                    apply_to_request(request, facts);
                 }
             }
             HttpFilter::Fault => {
@@ -81,9 +82,7 @@ pub(super) fn on_response(
         match filter {
             HttpFilter::HeaderMutation { response, .. } => {
                 if !response.is_empty() {
-                    response
-                        .prepare(&facts.context())
-                        .apply(&mut facts.response);
+                    apply_to_response(response, facts);
                 }
             }
             HttpFilter::Cors => {

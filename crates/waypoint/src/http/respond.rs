@@ -7,6 +7,7 @@ use waymark_engine::Field;
 use waymark_engine::http1::BodyLength;
 
 use super::client::{After, Client};
+use super::edit::apply_to_response;
 use super::exchange::{End, Exchange, Facts, grpc_status};
 use super::filters::{self, Memory};
 use super::forward::Answer;
@@ -87,7 +88,7 @@ impl Turn<'_> {
         facts.response.clear();
         facts.status = Some(reply.status_for(facts.grpc));
         if let Some(edits) = edits.filter(|e| !e.is_empty()) {
-            edits.prepare(&facts.context()).apply(&mut facts.response);
+            apply_to_response(edits, facts);
         }
         let has_body = reply.write(facts.grpc, body.len(), &mut facts.response);
         facts.grpc_status = grpc_status(&facts.response);
@@ -217,7 +218,7 @@ impl Turn<'_> {
             facts.response.insert(Field::new(SERVICE_TIME, millis));
         }
         if let Some(edits) = edits.filter(|e| !e.is_empty()) {
-            edits.prepare(&facts.context()).apply(&mut facts.response);
+            apply_to_response(edits, facts);
         }
         self.finish(facts, client);
     }

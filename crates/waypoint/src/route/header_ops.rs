@@ -8,11 +8,18 @@ use waymark_engine::{Field, Head};
 
 use crate::route::{FormatContext, Template};
 
-/// Header operations, in order.
+/// Header operations, level by level (a destination's, a route's, ...); a level sees what those before it did.
+///
+/// Spec: Envoy 1.40, Router::HeaderParser::evaluateHeaders.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct HeaderOps {
-    ops: Vec<HeaderOp>,
+    levels: Vec<Level>,
 }
+
+/// The operations of one level: all that is removed goes first, then all values are formatted, then those that overwrite are
+/// set, then the others are added.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Level(Vec<HeaderOp>);
 
 /// One header operation.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,36 +53,64 @@ pub enum AppendAction {
 }
 
 impl HeaderOps {
-    /// Takes operations in order.
+    /// The operations of one level.
     #[must_use]
     pub fn new(ops: Vec<HeaderOp>) -> Self {
-        Self { ops }
+        let levels = if ops.is_empty() {
+            Vec::new()
+        } else {
+            vec![Level(ops)]
+        };
+        Self { levels }
+    }
+
+    /// Each operation a level of its own: one after the other.
+    #[must_use]
+    pub fn in_order(ops: Vec<HeaderOp>) -> Self {
+        Self {
+            levels: ops.into_iter().map(|op| Level(vec![op])).collect(),
+        }
     }
 
     /// These and then those.
     #[must_use]
     pub fn then(&self, later: &HeaderOps) -> HeaderOps {
         HeaderOps {
-            ops: self.ops.iter().chain(&later.ops).cloned().collect(),
+            levels: self.levels.iter().chain(&later.levels).cloned().collect(),
         }
     }
 
     /// Whether nothing is done.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.ops.is_empty()
+        self.levels.is_empty()
     }
 
-    /// The operations.
-    #[must_use]
-    pub fn ops(&self) -> &[HeaderOp] {
-        &self.ops
+    /// The operations, level by level.
+    pub fn ops(&self) -> impl Iterator<Item = &HeaderOp> {
+        self.levels.iter().flat_map(|level| &level.0)
+    }
+
+    /// The levels, to be applied one after the other.
+    pub(crate) fn levels(&self) -> &[Level] {
+        &self.levels
+    }
+}
+
+impl Level {
+    /// Removes what goes; comes before [`Level::prepare`].
+    pub(crate) fn remove_from(&self, head: &mut Head) {
+        for op in &self.0 {
+            if let HeaderOp::Remove(name) = op {
+                head.remove(name.as_str().as_bytes());
+            }
+        }
     }
 
     /// Formats the values from `context`, a missing one as an empty text; a value that is no header value (it came from the
     /// request) is left out.
-    pub(crate) fn prepare(&self, context: &FormatContext<'_>) -> PreparedOps<'_> {
-        let values = self.ops.iter().map(|op| match op {
+    pub(crate) fn prepare(&self, context: &FormatContext<'_>) -> Prepared<'_> {
+        let values = self.0.iter().map(|op| match op {
             HeaderOp::Remove(_) => None,
             HeaderOp::Add {
                 value, keep_empty, ..
@@ -83,56 +118,66 @@ impl HeaderOps {
                 .header_value(context)
                 .filter(|v| *keep_empty || !v.is_empty()),
         });
-        PreparedOps {
-            ops: &self.ops,
+        Prepared {
+            ops: &self.0,
             values: values.collect(),
         }
     }
 }
 
-/// Operations with the values that they had when they were formatted: what one of them does, no other one sees.
-pub(crate) struct PreparedOps<'a> {
+/// The operations of a level with the values that they had when they were formatted: what one does, no other one sees.
+pub(crate) struct Prepared<'a> {
     ops: &'a [HeaderOp],
     /// One for each operation.
     values: SmallVec<[Option<Cow<'a, str>>; 4]>,
 }
 
-impl PreparedOps<'_> {
-    /// Applies them to a head.
+impl Prepared<'_> {
+    /// Applies what is set and added.
     pub(crate) fn apply(&self, head: &mut Head) {
-        for (op, value) in self.ops.iter().zip(&self.values) {
-            match (op, value) {
-                (HeaderOp::Remove(name), _) => {
-                    head.remove(name.as_str().as_bytes());
-                }
-                (HeaderOp::Add { name, action, .. }, Some(value)) => {
-                    add(
-                        head,
-                        Field::new(name.as_str().as_bytes(), value.as_bytes()),
-                        *action,
-                    );
-                }
-                (HeaderOp::Add { .. }, None) => {}
+        let fields = self.ops.iter().zip(&self.values).filter_map(|(op, value)| {
+            let HeaderOp::Add { name, action, .. } = op else {
+                return None;
+            };
+            let field = Field::new(name.as_str().as_bytes(), value.as_ref()?.as_bytes());
+            // By what was there before any of them.
+            let takes_place = action.takes_place(head.contains(field.name));
+            takes_place.then_some((field, action.overwrites()))
+        });
+        let fields: SmallVec<[(Field<'_>, bool); 4]> = fields.collect();
+        for overwrites in [true, false] {
+            for (field, _) in fields.iter().filter(|(_, of)| *of == overwrites) {
+                put(head, *field, overwrites);
             }
         }
     }
 }
 
-fn add(head: &mut Head, field: Field<'_>, action: AppendAction) {
+impl AppendAction {
+    fn takes_place(self, is_there: bool) -> bool {
+        match self {
+            Self::AppendOrAdd | Self::OverwriteOrAdd => true,
+            Self::AddIfAbsent => !is_there,
+            Self::OverwriteIfExists => is_there,
+        }
+    }
+
+    fn overwrites(self) -> bool {
+        match self {
+            Self::OverwriteOrAdd | Self::OverwriteIfExists => true,
+            Self::AppendOrAdd | Self::AddIfAbsent => false,
+        }
+    }
+}
+
+fn put(head: &mut Head, field: Field<'_>, overwrite: bool) {
     if field.name == b"host" && head.method().is_some() {
         // Whatever the action is: a request has one.
         head.set_authority(field.value);
-        return;
-    }
-    match action {
-        AppendAction::AppendOrAdd => head.push(field),
-        AppendAction::OverwriteOrAdd => head.insert(field),
-        AppendAction::AddIfAbsent => head.insert_if_absent(field),
-        AppendAction::OverwriteIfExists => {
-            if head.contains(field.name) {
-                head.insert(field);
-            }
-        }
+    } else if overwrite {
+        head.insert(field);
+    } else {
+        head.push(field);
     }
 }
 
@@ -167,10 +212,42 @@ mod tests {
                 keep_empty: false,
             };
             let ops = HeaderOps::new(vec![op]);
-            ops.prepare(&FormatContext::default()).apply(&mut headers);
+            for level in ops.levels() {
+                level.prepare(&FormatContext::default()).apply(&mut headers);
+            }
             let got: Vec<_> = headers.get_all(b"x").collect();
             let want: Vec<_> = want.iter().map(|v| v.as_bytes()).collect();
             assert_eq!(got, want, "{there:?} {action:?}");
         }
+    }
+
+    #[test]
+    fn a_level_removes_then_overwrites_then_adds() {
+        let name = HeaderName::from_static;
+        let put = |header, value: &str, action| HeaderOp::Add {
+            name: name(header),
+            value: Template::parse(value).unwrap(),
+            action,
+            keep_empty: false,
+        };
+        let ops = HeaderOps::new(vec![
+            put("b", "added", AppendAction::AppendOrAdd),
+            put("b", "set", AppendAction::OverwriteOrAdd),
+            put("c", "back", AppendAction::AddIfAbsent),
+            HeaderOp::Remove(name("c")),
+        ]);
+        let mut head = Head::new();
+        for field in [b"a", b"b", b"c"] {
+            head.push(Field::new(field, b"old"));
+        }
+        for level in ops.levels() {
+            level.remove_from(&mut head);
+            level.prepare(&FormatContext::default()).apply(&mut head);
+        }
+        let all = |name: &[u8]| head.get_all(name).collect::<Vec<_>>().join(&b","[..]);
+        assert_eq!(all(b"a"), b"old");
+        assert_eq!(all(b"b"), b"set,added");
+        assert_eq!(all(b"c"), b"back");
+        assert_eq!(ops.then(&ops).levels().len(), 2);
     }
 }

@@ -2,6 +2,9 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
+
+use waymark_testkit::wait::until_or;
 
 use super::pair::{NAMES, OWN_ADDRESSES, Pair};
 use crate::waymark;
@@ -36,10 +39,17 @@ const NOT_SENT: [&str; 11] = [
     "Envoy",
 ];
 
+/// How long Envoy may show the routes of a listener that it drains.
+const DRAIN: Duration = Duration::from_secs(60);
+
 /// Renders what both have.
 pub(super) fn are_equal(pair: &Pair) {
     for (args, path) in TABLES {
-        let [ours, theirs] = pair.dumps(path).map(|file| table(args, file.path()));
+        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        until_or(DRAIN, || {
+            [ours, theirs] = pair.dumps(path).map(|file| table(args, file.path()));
+            ours == theirs
+        });
         let missing = |of: &[String], from: &[String]| -> Vec<String> {
             let lines = of.iter().filter(|line| !from.contains(line));
             lines.cloned().collect()

@@ -218,6 +218,8 @@ impl Pair {
     /// Ends all of it in good order.
     pub(super) fn stop(mut self) {
         self.clients = None;
+        // So that its connections are closed, and nobody waits for them.
+        self.runtime.block_on(tokio::task::yield_now());
         for waypoint in &mut self.waypoints {
             waypoint.signal(Signal::TERM);
         }

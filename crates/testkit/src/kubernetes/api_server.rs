@@ -108,7 +108,7 @@ impl ApiServer {
         self.api_server = None;
     }
 
-    /// Ends the API server gently and waits until it is gone; etcd stays.
+    /// Ends the API server gently and waits until it is gone, which takes it a minute when somebody watches; etcd stays.
     pub fn shut_down_api_server(&mut self) {
         if let Some(mut server) = self.api_server.take() {
             server.signal("TERM");
@@ -141,6 +141,11 @@ impl ApiServer {
                 server.last_words()
             );
         }
+    }
+
+    /// Sets the further arguments that the API server is started with from now on.
+    pub fn set_args(&mut self, args: &[&str]) {
+        self.options.api_server_args = args.iter().map(|arg| (*arg).to_owned()).collect();
     }
 
     /// Stops etcd where it is, as SIGSTOP does.

@@ -6,11 +6,11 @@ use crate::meta::{Kind, ObjectKey};
 
 /// Something wrong with one document. Displayed in one line:
 /// `bookinfo.yaml:42: VirtualService default/reviews: spec.http[0].timeout: not a duration: "x" (...)`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct DocumentError {
     /// The file, as it was named to the parser.
     pub file: String,
-    /// The line, from 1.
+    /// The line, from 1; 0 when it was in no file.
     pub line: usize,
     /// The column, from 1.
     pub column: usize,
@@ -37,7 +37,10 @@ impl std::error::Error for DocumentError {}
 
 impl fmt::Display for DocumentError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}: ", self.file, self.line)?;
+        match self.line {
+            0 => write!(f, "{}: ", self.file)?,
+            line => write!(f, "{}:{line}: ", self.file)?,
+        }
         if let Some(object) = &self.object {
             write!(f, "{object}: ")?;
         }

@@ -57,6 +57,8 @@ pub struct Gateway {
     pub replicas: u32,
     /// Annotation `waymark.dev/waypoint-binary`; the control plane's choice when not given.
     pub binary: Option<WaypointBinary>,
+    /// `status.addresses`, where its controller says that it is reached; types other than these two are left out.
+    pub status_addresses: Vec<GatewayAddress>,
 }
 
 /// The program that serves as a waypoint.

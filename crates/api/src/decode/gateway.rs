@@ -35,6 +35,7 @@ pub(super) fn gateway(root: &Field<'_>, version: &str) -> Option<Gateway> {
         .and_then(|f| replicas(&f))
         .unwrap_or(1);
     let binary = annotation(&mut object, names::WAYPOINT_BINARY).and_then(|f| binary(&f));
+    let status_addresses = status_addresses(&mut object);
     let mut spec = object.required("spec")?.object()?;
     let class = spec.required("gatewayClassName")?;
     let class_name = class.name()?;
@@ -69,7 +70,29 @@ pub(super) fn gateway(root: &Field<'_>, version: &str) -> Option<Gateway> {
         name_override,
         replicas,
         binary,
+        status_addresses,
     })
+}
+
+fn status_addresses(gateway: &mut Object<'_>) -> Vec<GatewayAddress> {
+    let Some(mut status) = gateway.opt("status").and_then(|f| f.object()) else {
+        return Vec::new();
+    };
+    let addresses = status.list("addresses");
+    // Conditions and the like are for others to read.
+    status.skip_all();
+    let address = |field: &Field<'_>| {
+        let mut object = field.object()?;
+        match object.text("type").as_deref() {
+            None | Some("IPAddress") => Some(GatewayAddress::Ip(object.required("value")?.ip()?)),
+            Some("Hostname") => Some(GatewayAddress::Hostname(object.required_name("value"))),
+            Some(_) => {
+                object.skip_all();
+                None
+            }
+        }
+    };
+    addresses.iter().filter_map(address).collect()
 }
 
 fn binary(field: &Field<'_>) -> Option<WaypointBinary> {

@@ -65,6 +65,7 @@ fn address(field: &Field<'_>) -> Option<WorkloadAddress> {
 pub(super) fn service_entry(root: &Field<'_>) -> Option<ServiceEntry> {
     let mut object = root.object()?;
     let meta = meta(&mut object, NameRule::Subdomain, Scope::Namespaced);
+    let allocated = allocated(&mut object);
     let mut spec = object.required("spec")?.object()?;
     let resolution = resolution(&mut spec);
     let endpoint_fields = spec.list("endpoints");
@@ -99,7 +100,24 @@ pub(super) fn service_entry(root: &Field<'_>) -> Option<ServiceEntry> {
         workload_selector,
         export_to: export_to(&mut spec),
         subject_alt_names: spec.strings("subjectAltNames"),
+        allocated,
     })
+}
+
+/// Addresses that the control plane allocated to hosts, as the status has them.
+fn allocated(entry: &mut Object<'_>) -> Vec<(String, IpAddr)> {
+    let Some(mut status) = entry.opt("status").and_then(|f| f.object()) else {
+        return Vec::new();
+    };
+    let addresses = status.list("addresses");
+    // Conditions and the like are for others to read.
+    status.skip_all();
+    let address = |field: &Field<'_>| {
+        let mut object = field.object()?;
+        let host = object.text("host")?;
+        Some((host, object.required("value")?.ip()?))
+    };
+    addresses.iter().filter_map(address).collect()
 }
 
 fn resolution(spec: &mut Object<'_>) -> Resolution {

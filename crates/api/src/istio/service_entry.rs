@@ -1,5 +1,7 @@
 //! ServiceEntry: a service that is not a Kubernetes Service.
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 
 use crate::host::Host;
@@ -31,6 +33,8 @@ pub struct ServiceEntry {
     pub export_to: ExportTo,
     /// `subjectAltNames`.
     pub subject_alt_names: Vec<String>,
+    /// `status.addresses`: what was allocated to the hosts, by host.
+    pub allocated: Vec<(String, IpAddr)>,
 }
 
 /// A port of a ServiceEntry.

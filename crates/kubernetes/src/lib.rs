@@ -1,5 +1,7 @@
-//! The control plane's side of a Kubernetes cluster: what it writes there.
+//! The control plane's side of a Kubernetes cluster: what it reads there, and what it writes.
 //!
+//! - [`connect`]: the way to the API server.
+//! - [`watch`]: every kind that the mesh reads, as validated types; what they mean is not known here.
 //! - [`waypoint`]: from a Gateway to the objects that run its waypoint, without I/O.
 //! - [`apply`], [`deployer`]: keeps these objects as they should be.
 //! - [`leader`]: of several replicas, one writes.
@@ -10,9 +12,14 @@
 
 pub mod apply;
 pub mod ca_secret;
+mod client;
 pub mod deployer;
 pub mod leader;
 pub mod root_config_map;
+mod source;
 pub mod status;
 pub mod token;
 pub mod waypoint;
+
+pub use client::{Access, ConnectError, connect};
+pub use source::{Batch, Observed, Options, watch};

@@ -1,4 +1,4 @@
-//! What is written into a cluster, against a real API server.
+//! What is read from a cluster and written into it, against a real API server.
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "tests")]
 
@@ -8,6 +8,18 @@ mod ca;
 mod deploy;
 #[path = "cluster/election.rs"]
 mod election;
+#[path = "cluster/faults.rs"]
+mod faults;
+#[path = "cluster/follower.rs"]
+mod follower;
+#[path = "cluster/gate.rs"]
+mod gate;
+#[path = "cluster/kinds.rs"]
+mod kinds;
+#[path = "cluster/log.rs"]
+mod log;
+#[path = "cluster/many.rs"]
+mod many;
 #[path = "cluster/status.rs"]
 mod status;
 #[path = "cluster/token.rs"]

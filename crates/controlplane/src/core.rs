@@ -3,7 +3,7 @@
 //! A lock holds it together: changes and new clients take turns, and neither waits for a peer while it has it. What others
 //! read all the time (statuses, what waypoints should run) is published and read without it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -26,8 +26,8 @@ use crate::index::key::WaypointKey;
 use crate::index::waypoint::Replica;
 use crate::index::{Fact, Index};
 use crate::metrics::Metrics;
+use crate::source::Batch;
 use crate::source::catalog::{Place, object_ref};
-use crate::source::directory::Batch;
 use crate::store::Change;
 
 /// The state of the control plane. Shared behind an `Arc`.
@@ -146,17 +146,8 @@ impl Core {
         for change in &batch.changes {
             self.metrics.count_change(change, inner.facts.store());
         }
-        for error in batch
-            .errors
-            .iter()
-            .filter(|error| !inner.errors.contains(error))
-        {
-            match error.class {
-                ErrorClass::NotRead => info!(%error, "document is not read"),
-                ErrorClass::Syntax | ErrorClass::Invalid | ErrorClass::Unsupported => {
-                    warn!(%error, "document refused; the last good version stays in force");
-                }
-            }
+        if batch.errors != inner.errors {
+            log_new(&batch.errors, &inner.errors);
         }
         let before = inner.document_errors();
         inner.errors = batch.errors;
@@ -456,6 +447,19 @@ impl Inner {
     /// The version of the last change.
     pub fn version(&self) -> &str {
         &self.version
+    }
+}
+
+/// Says what is wrong that was not before.
+fn log_new(errors: &[DocumentError], before: &[DocumentError]) {
+    let before: HashSet<&DocumentError> = before.iter().collect();
+    for error in errors.iter().filter(|error| !before.contains(error)) {
+        match error.class {
+            ErrorClass::NotRead => info!(%error, "document is not read"),
+            ErrorClass::Syntax | ErrorClass::Invalid | ErrorClass::Unsupported => {
+                warn!(%error, "document refused; the last good version stays in force");
+            }
+        }
     }
 }
 

@@ -335,9 +335,7 @@ fn simulated_waypoint(
     let deployment = Deployment {
         name: WAYPOINT.into(),
         service_account: WAYPOINT.into(),
-        vip: addresses
-            .next()
-            .unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+        vip: addresses.next(),
         binary: None,
         replicas: (0..replicas)
             .zip(addresses)

@@ -30,6 +30,18 @@ pub struct Settings {
     pub node_name: Arc<str>,
     /// Which processes a waypoint has.
     pub replicas: ReplicaSource,
+    /// Who made the objects.
+    pub platform: Platform,
+}
+
+/// Who made the objects, and so what is to be filled in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Platform {
+    /// A person: addresses and birthdays that are left out are allocated here, and pods are taken to be captured.
+    Directory,
+    /// An API server and its controllers: what has no address is not there yet, captured is who is said to be, and a waypoint
+    /// is what its Gateway's status, its Service and its pods say.
+    Kubernetes,
 }
 
 /// Which processes a waypoint has.
@@ -39,6 +51,8 @@ pub enum ReplicaSource {
     Gateway,
     /// Those that connect: somebody else runs them.
     Connections,
+    /// Its pods.
+    Pods,
 }
 
 /// An object that is valid by itself but cannot be had beside the others.
@@ -357,6 +371,10 @@ impl Facts {
 
     /// Takes the addresses that an object's manifest names, and gives back those that it no longer does.
     fn claim(&mut self, object: &Resource) -> Result<(), Refused> {
+        if self.settings.platform == Platform::Kubernetes {
+            // A cluster gives addresses itself, and for a moment the same one to two: the old pod's end is told later.
+            return Ok(());
+        }
         let Some((owner, field, addresses)) = named_addresses(object) else {
             return Ok(());
         };

@@ -3,7 +3,7 @@
 use waymark_api::Resource;
 use waymark_api::yaml::parse_documents;
 
-use crate::facts::{Facts, ReplicaSource, Settings};
+use crate::facts::{Facts, Platform, ReplicaSource, Settings};
 use crate::index::effects::Effects;
 use crate::index::{Index, Mesh};
 use crate::ipam::Ipam;
@@ -26,6 +26,7 @@ impl Fixture {
             cluster_id: "Kubernetes".to_owned(),
             node_name: "local".into(),
             replicas: ReplicaSource::Gateway,
+            platform: Platform::Directory,
         };
         let mut fixture = Self {
             facts: Facts::new(settings, Ipam::in_memory()),

@@ -6,9 +6,10 @@ mod start;
 use std::io;
 use std::path::PathBuf;
 
+use waymark_kubernetes::ConnectError;
 use waymark_rt::{ListenError, Shutdown};
 
-pub use self::args::{Args, Settings, SettingsError};
+pub use self::args::{Args, Settings, SettingsError, SourceSettings};
 use crate::ipam::IpamError;
 use crate::source::directory::DirectoryError;
 
@@ -41,6 +42,9 @@ pub enum RunError {
     /// The mesh directory cannot be used.
     #[error(transparent)]
     Directory(#[from] DirectoryError),
+    /// There is no way to the cluster.
+    #[error(transparent)]
+    Cluster(#[from] ConnectError),
     /// Allocated addresses cannot be read.
     #[error(transparent)]
     Ipam(#[from] IpamError),
@@ -75,6 +79,7 @@ impl RunError {
             Self::Directory(_) => {
                 Some("name the directory of your manifests with --mesh-dir".to_owned())
             }
+            Self::Cluster(error) => error.hint(),
             _ => None,
         }
     }

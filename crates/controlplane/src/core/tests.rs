@@ -3,7 +3,7 @@ use std::time::SystemTime;
 use waymark_api::yaml::parse_documents;
 
 use super::*;
-use crate::facts::{ReplicaSource, Settings};
+use crate::facts::{Platform, ReplicaSource, Settings};
 use crate::fixture::{MESH, objects};
 use crate::index::Mesh;
 use crate::ipam::Ipam;
@@ -14,6 +14,7 @@ fn core() -> Core {
         cluster_id: "Kubernetes".to_owned(),
         node_name: "local".into(),
         replicas: ReplicaSource::Gateway,
+        platform: Platform::Directory,
     };
     let generator = Generator::new(MeshSettings::default());
     Core::new(

@@ -11,7 +11,7 @@ use waymark_api::meta::{Kind, ObjectKey};
 use waymark_api::protocol::Protocol;
 use waymark_api::{Resource, names};
 
-use super::{Facts, Refused, ReplicaSource, waypoint_key};
+use super::{Facts, Platform, Refused, ReplicaSource, waypoint_key};
 use crate::index::Fact;
 use crate::index::key::{ServiceKey, Uid, WaypointKey};
 use crate::index::service::{IpFamilies, Registry, Resolution, Service, ServicePort};
@@ -44,6 +44,8 @@ impl Facts {
             instance,
         };
         let (services, workloads) = match waypoint.deployment() {
+            // A cluster has them as objects of their own.
+            Some(_) if self.settings.platform == Platform::Kubernetes => (Vec::new(), Vec::new()),
             Some(deployment) => (
                 vec![waypoint_service(
                     &waypoint.key,
@@ -55,7 +57,10 @@ impl Facts {
             ),
             None => (Vec::new(), Vec::new()),
         };
-        let programmed = self.programmed(&waypoint.key, !services.is_empty());
+        let programmed = match self.settings.platform {
+            Platform::Directory => self.programmed(&waypoint.key, !services.is_empty()),
+            Platform::Kubernetes => !gateway.status_addresses.is_empty(),
+        };
         Ok(vec![
             Fact::Services(key.clone(), services),
             Fact::Workloads(key.clone(), workloads),
@@ -80,7 +85,11 @@ impl Facts {
 
     /// Who runs the waypoint of a Gateway. A host name, or several addresses, say that somebody else does.
     fn instance(&mut self, gateway: &Gateway) -> Result<Option<Instance>, Refused> {
-        let addresses = &gateway.spec.addresses;
+        // In a cluster it is the Gateway's controller that says where its waypoint is.
+        let addresses = match self.settings.platform {
+            Platform::Kubernetes if !gateway.spec.addresses.is_empty() => &gateway.status_addresses,
+            Platform::Directory | Platform::Kubernetes => &gateway.spec.addresses,
+        };
         let elsewhere =
             addresses.len() > 1 || matches!(addresses.first(), Some(GatewayAddress::Hostname(_)));
         if elsewhere {
@@ -101,9 +110,12 @@ impl Facts {
             return Ok(None);
         }
         let (namespace, name) = (gateway.meta.namespace.as_str(), gateway.meta.name.as_str());
-        let vip = match addresses.first() {
-            Some(GatewayAddress::Ip(ip)) => *ip,
-            _ => self.allocate(&Owner::waypoint(namespace, name), Pool::Vips)?,
+        let vip = match (addresses.first(), self.settings.platform) {
+            (Some(GatewayAddress::Ip(ip)), _) => Some(*ip),
+            (_, Platform::Directory) => {
+                Some(self.allocate(&Owner::waypoint(namespace, name), Pool::Vips)?)
+            }
+            (_, Platform::Kubernetes) => None,
         };
         let deployment = gateway.deployment_name();
         let replicas = match self.settings.replicas {
@@ -117,6 +129,7 @@ impl Facts {
                     })
                 })
                 .collect::<Result<Vec<Replica>, Exhausted>>()?,
+            ReplicaSource::Pods => Vec::new(),
             ReplicaSource::Connections => {
                 let connected = self
                     .connected
@@ -187,7 +200,7 @@ impl Facts {
         let replica = |replica: &Replica| {
             let ready = match self.settings.replicas {
                 ReplicaSource::Gateway => self.is_ready(waypoint, &replica.name),
-                ReplicaSource::Connections => true,
+                ReplicaSource::Connections | ReplicaSource::Pods => true,
             };
             Workload {
                 uid: Uid::pod(
@@ -276,7 +289,7 @@ fn waypoint_service(
         name: deployment.name.clone(),
         registry: Registry::Waypoint(key.clone()),
         created,
-        vips: vec![deployment.vip.into()],
+        vips: deployment.vip.into_iter().map(Into::into).collect(),
         ports,
         selector: BTreeMap::from([(names::GATEWAY_NAME.to_owned(), key.name.clone())]),
         resolution: Resolution::Static,

@@ -14,7 +14,7 @@ use waymark_api::waypoint::WaypointClass;
 use waymark_api::{ObjectMeta, names};
 
 use super::service::entry_workload;
-use super::{Facts, Refused};
+use super::{Facts, Platform, Refused};
 use crate::index::Fact;
 use crate::index::key::{ServiceKey, Uid, WaypointKey};
 use crate::index::workload::{Health, Origin, Tunnel, Workload};
@@ -27,10 +27,13 @@ impl Facts {
         if pod.is_terminal() {
             return Ok(None);
         }
-        let addresses = if pod.status.pod_ips.is_empty() {
-            vec![self.allocate(&Owner::pod(&meta.namespace, &meta.name), Pool::Pods)?]
-        } else {
-            pod.status.pod_ips.clone()
+        let addresses = match (pod.status.pod_ips.as_slice(), self.settings.platform) {
+            ([], Platform::Directory) => {
+                vec![self.allocate(&Owner::pod(&meta.namespace, &meta.name), Pool::Pods)?]
+            }
+            // It has not been started yet.
+            ([], Platform::Kubernetes) => return Ok(None),
+            (addresses, _) => addresses.to_vec(),
         };
         let workload_name = controller_name(meta);
         let gateway = meta
@@ -50,14 +53,7 @@ impl Facts {
                 .map_or_else(|| self.settings.node_name.clone(), Arc::from),
             network: meta.label(names::NETWORK).unwrap_or_default().into(),
             locality: None,
-            // Nobody probes the pods of a directory: they are ready unless their manifest says otherwise.
-            health: if meta.deletion_timestamp.is_some() {
-                Health::Terminating
-            } else if pod.status.ready == Some(false) {
-                Health::Unhealthy
-            } else {
-                Health::Healthy
-            },
+            health: self.pod_health(pod),
             tunnel: self.pod_tunnel(pod),
             host_network: pod.spec.host_network,
             canonical_name: canonical_name(&meta.labels, &workload_name),
@@ -76,9 +72,27 @@ impl Facts {
         }))
     }
 
-    /// The pods of a directory are taken to be captured, unless they or their namespace opt out.
+    fn pod_health(&self, pod: &Pod) -> Health {
+        match (pod.status.ready, self.settings.platform) {
+            _ if pod.meta.deletion_timestamp.is_some() => Health::Terminating,
+            (Some(true), _) => Health::Healthy,
+            // Nobody probes the pods of a directory: they are ready unless their manifest says otherwise.
+            (None, Platform::Directory) => Health::Healthy,
+            (Some(false), _) | (None, Platform::Kubernetes) => Health::Unhealthy,
+        }
+    }
+
+    /// The pods of a directory are taken to be captured, unless they or their namespace opt out; those of a cluster are
+    /// when the node's agent says so.
     fn pod_tunnel(&self, pod: &Pod) -> Tunnel {
         let mesh = &pod.meta.mesh;
+        if self.settings.platform == Platform::Kubernetes {
+            return match (mesh.native_tunnel, mesh.redirection) {
+                (true, _) => Tunnel::NativeHbone,
+                (false, Some(Redirection::Enabled)) => Tunnel::Hbone,
+                (false, _) => Tunnel::None,
+            };
+        }
         let namespace = ObjectKey {
             kind: Kind::Namespace,
             namespace: None,

@@ -15,7 +15,7 @@ use waymark_api::meta::{Kind, ObjectKey};
 use waymark_api::waypoint::WaypointClass;
 use waymark_api::{ObjectMeta, names};
 
-use super::{Facts, Refused, ingress_use_waypoint};
+use super::{Facts, Platform, Refused, ingress_use_waypoint};
 use crate::index::key::{ServiceKey, Uid};
 use crate::index::service::{IpFamilies, Registry, Resolution, Service, ServicePort};
 use crate::index::workload::{Health, Origin, Tunnel, Workload};
@@ -33,6 +33,7 @@ impl Facts {
         let vips = match &spec.cluster_ips {
             ClusterIps::Headless => Vec::new(),
             ClusterIps::Given(addresses) => addresses.clone(),
+            ClusterIps::Unset if self.settings.platform == Platform::Kubernetes => Vec::new(),
             ClusterIps::Unset => {
                 vec![self.allocate(&Owner::service(&meta.namespace, &meta.name), Pool::Vips)?]
             }
@@ -80,11 +81,14 @@ impl Facts {
             let named = !host.is_wildcard() || entry.resolution == EntryResolution::DynamicDns;
             let vips = if !entry.addresses.is_empty() {
                 entry.addresses.clone()
-            } else if named && entry.resolution != EntryResolution::None {
+            } else if !named || entry.resolution == EntryResolution::None {
+                Vec::new()
+            } else if self.settings.platform == Platform::Kubernetes {
+                let of_host = entry.allocated.iter().filter(|(of, _)| of == host.as_str());
+                of_host.map(|(_, address)| IpNet::from(*address)).collect()
+            } else {
                 let owner = Owner::service_entry(&meta.namespace, &meta.name, host.as_str());
                 vec![self.allocate(&owner, Pool::Vips)?.into()]
-            } else {
-                Vec::new()
             };
             services.push(Service {
                 key: ServiceKey::new(meta.namespace.as_str(), host.as_str()),

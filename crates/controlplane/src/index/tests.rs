@@ -24,7 +24,7 @@ use waymark_api::{ObjectMeta, Resource, Timestamp};
 
 use super::key::WaypointKey;
 use super::{Dependents, Index, Mesh};
-use crate::facts::{Facts, ReplicaSource, Settings};
+use crate::facts::{Facts, Platform, ReplicaSource, Settings};
 use crate::ipam::{Ipam, Owner, Pool};
 use crate::store::Change;
 
@@ -43,6 +43,7 @@ pub(crate) fn settings() -> Settings {
         cluster_id: "Kubernetes".to_owned(),
         node_name: "local".into(),
         replicas: ReplicaSource::Gateway,
+        platform: Platform::Directory,
     }
 }
 
@@ -253,6 +254,7 @@ fn gateway() -> impl Strategy<Value = Resource> {
                     name_override: None,
                     replicas,
                     binary: None,
+                    status_addresses: Vec::new(),
                 }
                 .into()
             },

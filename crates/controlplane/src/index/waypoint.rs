@@ -59,11 +59,11 @@ pub struct Deployment {
     pub name: Arc<str>,
     /// The account it runs as.
     pub service_account: Arc<str>,
-    /// Address of its Service.
-    pub vip: IpAddr,
+    /// Address of its Service, where that is not an object of its own.
+    pub vip: Option<IpAddr>,
     /// The program that its Gateway asks for.
     pub binary: Option<WaypointBinary>,
-    /// Its replicas.
+    /// Its replicas, where those are not pods.
     pub replicas: Vec<Replica>,
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use waymark_api::gateway::WaypointBinary;
 use waymark_identity::{ServiceAccountRef, SpiffeError, TrustDomain};
+use waymark_kubernetes::Access;
 
 use crate::translate::input::{AccessLog, AccessLogFormat};
 
@@ -19,6 +20,35 @@ pub struct Args {
     /// Directory of manifests (.yaml, .yml, at any depth), watched for changes
     #[arg(long, env = "WAYMARK_CONTROLPLANE_MESH_DIR", value_name = "DIR")]
     pub mesh_dir: Option<PathBuf>,
+
+    /// Kubeconfig of the cluster whose API server says what the mesh is; without it and without --mesh-dir, the cluster that
+    /// this pod is in
+    #[arg(
+        long,
+        env = "WAYMARK_CONTROLPLANE_KUBECONFIG",
+        value_name = "FILE",
+        conflicts_with = "mesh_dir"
+    )]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// Context of the kubeconfig [default: its current one]
+    #[arg(
+        long,
+        env = "WAYMARK_CONTROLPLANE_CONTEXT",
+        value_name = "NAME",
+        requires = "kubeconfig"
+    )]
+    pub context: Option<String>,
+
+    /// Where the API server is, as every pod is told
+    #[arg(long, env = "KUBERNETES_SERVICE_HOST", hide = true)]
+    #[serde(skip)]
+    pub kubernetes_service_host: Option<String>,
+
+    /// Revision of this control plane: Istio objects labelled istio.io/rev with another are left to others
+    /// [default: default]
+    #[arg(long, env = "WAYMARK_CONTROLPLANE_REVISION", value_name = "NAME")]
+    pub revision: Option<String>,
 
     /// Directory for what is kept: certificate authority, tokens, allocated addresses, statuses
     #[arg(long, env = "WAYMARK_STATE_DIR", value_name = "DIR")]
@@ -159,8 +189,10 @@ pub struct Args {
 /// Settings, checked and complete.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// Where the objects are.
+    pub source: SourceSettings,
     /// See [`Args`].
-    pub mesh_dir: PathBuf,
+    pub revision: String,
     /// See [`Args`].
     pub state_dir: PathBuf,
     /// See [`Args`].
@@ -197,6 +229,15 @@ pub struct Settings {
     pub rescan: Duration,
 }
 
+/// Where the objects are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceSettings {
+    /// In the manifests of a directory.
+    Directory(PathBuf),
+    /// In a cluster.
+    Kubernetes(Access),
+}
+
 /// Whether waypoints are started here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Deploy {
@@ -230,6 +271,12 @@ pub enum SettingsError {
     /// A setting without a default.
     #[error("--{0} is missing")]
     Missing(&'static str),
+    /// Nothing says where the mesh is described.
+    #[error("--mesh-dir or --kubeconfig is missing, and this is no pod of a cluster")]
+    NoSource,
+    /// Two things do.
+    #[error("--mesh-dir and --kubeconfig exclude each other")]
+    TwoSources,
     /// Not a trust domain.
     #[error("--trust-domain")]
     TrustDomain(#[source] SpiffeError),
@@ -303,7 +350,13 @@ impl Args {
             )?,
             drain: Duration::from_secs(all.drain_seconds.unwrap_or(5)),
             rescan: Duration::from_secs(all.rescan_seconds.unwrap_or(5).max(1)),
-            mesh_dir: all.mesh_dir.ok_or(SettingsError::Missing("mesh-dir"))?,
+            source: source(
+                all.mesh_dir,
+                all.kubeconfig,
+                all.context,
+                all.kubernetes_service_host,
+            )?,
+            revision: text(&all.revision, "default"),
             state_dir: all.state_dir.ok_or(SettingsError::Missing("state-dir"))?,
             ca_dir: all.ca_dir,
         })
@@ -317,7 +370,18 @@ impl Args {
         };
         let file = Self::read(path)?;
         Ok(Self {
-            mesh_dir: this.mesh_dir.or(file.mesh_dir),
+            // Either names the source: what is said closer wins.
+            mesh_dir: match this.kubeconfig {
+                Some(_) => None,
+                None => this.mesh_dir.clone().or(file.mesh_dir),
+            },
+            kubeconfig: match this.mesh_dir {
+                Some(_) => None,
+                None => this.kubeconfig.or(file.kubeconfig),
+            },
+            context: this.context.or(file.context),
+            kubernetes_service_host: this.kubernetes_service_host,
+            revision: this.revision.or(file.revision),
             state_dir: this.state_dir.or(file.state_dir),
             ca_dir: this.ca_dir.or(file.ca_dir),
             xds_address: this.xds_address.or(file.xds_address),
@@ -351,6 +415,26 @@ impl Args {
             path: path.to_owned(),
             source,
         })
+    }
+}
+
+fn source(
+    mesh_dir: Option<PathBuf>,
+    kubeconfig: Option<PathBuf>,
+    context: Option<String>,
+    kubernetes_service_host: Option<String>,
+) -> Result<SourceSettings, SettingsError> {
+    match (mesh_dir, kubeconfig) {
+        (Some(_), Some(_)) => Err(SettingsError::TwoSources),
+        (Some(directory), None) => Ok(SourceSettings::Directory(directory)),
+        (None, Some(file)) => Ok(SourceSettings::Kubernetes(Access::Kubeconfig {
+            file,
+            context,
+        })),
+        (None, None) if kubernetes_service_host.is_some_and(|host| !host.is_empty()) => {
+            Ok(SourceSettings::Kubernetes(Access::InCluster))
+        }
+        (None, None) => Err(SettingsError::NoSource),
     }
 }
 
@@ -423,7 +507,7 @@ mod tests {
             file.path().to_str().unwrap(),
         ]);
         let settings = args.settings().unwrap();
-        assert_eq!(settings.mesh_dir, Path::new("/flag"));
+        assert_eq!(settings.source, SourceSettings::Directory("/flag".into()));
         assert_eq!(settings.state_dir, Path::new("/state"));
         assert_eq!(
             (settings.deploy, settings.drain),
@@ -529,10 +613,33 @@ mod tests {
     }
 
     #[test]
-    fn a_mesh_directory_has_to_be_named() {
+    fn the_source_is_a_directory_a_named_cluster_or_the_one_around() {
+        let source = |args: &[&str]| {
+            let args = parse(&[args, &["--state-dir", "s"]].concat());
+            args.settings().map(|settings| settings.source)
+        };
         assert_eq!(
-            parse(&[]).settings().unwrap_err().to_string(),
-            "--mesh-dir is missing"
+            source(&["--kubeconfig", "k", "--context", "c"]).unwrap(),
+            SourceSettings::Kubernetes(Access::Kubeconfig {
+                file: "k".into(),
+                context: Some("c".to_owned())
+            })
         );
+        assert_eq!(
+            source(&["--kubernetes-service-host", "10.96.0.1"]).unwrap(),
+            SourceSettings::Kubernetes(Access::InCluster)
+        );
+        assert_eq!(
+            source(&["--kubernetes-service-host", "10.96.0.1", "--mesh-dir", "m"]).unwrap(),
+            SourceSettings::Directory("m".into())
+        );
+        if std::env::var_os("KUBERNETES_SERVICE_HOST").is_none() {
+            assert_eq!(
+                source(&[]).unwrap_err().to_string(),
+                "--mesh-dir or --kubeconfig is missing, and this is no pod of a cluster"
+            );
+        }
+        let both = Cli::try_parse_from(["controlplane", "--mesh-dir", "m", "--kubeconfig", "k"]);
+        assert!(both.is_err());
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::DirBuilder;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use waymark_identity::ca::ServingName;
 use waymark_identity::grpc::Incoming;
 use waymark_identity::tls::https_server_config;
 use waymark_identity::{Ca, CertHandle, ServiceAccountRef};
+use waymark_kubernetes::Access;
 use waymark_proto::type_url;
 use waymark_rt::{
     Clock, ListenOptions, Listener, Shutdown, SystemClock, Task, Tasks, listen, spawn,
@@ -24,12 +26,12 @@ use waymark_rt::{
 use waymark_xds::server::{Options, Registry, Service};
 
 use super::RunError;
-use super::args::{Deploy, Settings};
+use super::args::{Deploy, Settings, SourceSettings};
 use crate::ca::{Authenticator, CaService, SharedCa, Tokens};
 use crate::core::Core;
 use crate::debug::DebugServer;
 use crate::deploy::{self, DeployOptions, Desired, OnShutdown, ReplicaStates};
-use crate::facts::{self, Facts, ReplicaSource};
+use crate::facts::{self, Facts, Platform, ReplicaSource};
 use crate::file;
 use crate::generate::Generator;
 use crate::index::key::WaypointKey;
@@ -38,6 +40,7 @@ use crate::ipam::Ipam;
 use crate::metrics::Metrics;
 use crate::serve::{self, CapturedWorkloads, XdsSource};
 use crate::source::directory::Directory;
+use crate::source::kubernetes::Cluster;
 use crate::status::{ReplicaStatus, StatusFile};
 use crate::token::{TokenFiles, TokenKey};
 use crate::translate::input::MeshSettings;
@@ -168,68 +171,37 @@ pub(super) async fn start(settings: Settings, shutdown: Shutdown) -> Result<Runn
     let text = serde_json::to_vec(&addresses).expect("addresses and a number become JSON");
     let path = state.join("controlplane.json");
     file::replace(&path, &text).map_err(|source| RunError::StateDir { path, source })?;
-    info!(xds = %addresses.xds, debug = %addresses.debug, mesh_dir = %settings.mesh_dir.display(), "control plane listens");
-
-    // Reading a directory is blocking work; nothing else has to be done before it.
-    let mesh_dir = settings.mesh_dir.clone();
-    let opened = tokio::task::spawn_blocking(move || Directory::open(&mesh_dir)).await;
-    let (directory, first) =
-        opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
-    let status = StatusFile::open(&state.join("status.json"));
-    let remembered = remembered(&status);
-    if settings.deploy == Deploy::No {
-        core.connected(by_waypoint(
-            remembered
-                .iter()
-                .map(|(waypoint, name, address, _)| (waypoint, name, *address)),
-        ));
-    } else {
-        let processes = remembered
-            .iter()
-            .filter_map(|(waypoint, name, _, pid)| Some((waypoint.clone(), name.clone(), (*pid)?)));
-        core.remember(processes);
-    }
-    core.take(first);
-
+    info!(xds = %addresses.xds, debug = %addresses.debug, "control plane listens");
     let tasks = Tasks::new();
-    let (batches, received) = mpsc::channel(BATCHES);
-    let watching = directory.watch(batches, settings.rescan, shutdown.draining_token());
-    tasks.spawn("watch mesh directory", async move {
-        if let Err(error) = watching.await {
-            error!(%error, cause = ?std::error::Error::source(&error).map(ToString::to_string), "mesh directory is not watched any more");
+    let status = StatusFile::open(&state.join("status.json"));
+    let begun = Begun {
+        settings: &settings,
+        core: &core,
+        registry,
+        tasks: &tasks,
+        shutdown: &shutdown,
+        tokens: trust.tokens.clone(),
+        xds: addresses.xds,
+        remembered: remembered(&status),
+    };
+    let deployer = match &settings.source {
+        SourceSettings::Directory(directory) => begun.directory(directory.clone()).await?,
+        SourceSettings::Kubernetes(access) => {
+            begun.cluster(access).await?;
+            None
         }
-    });
-    tasks.spawn("take changes", take_changes(core.clone(), received));
-    tasks.spawn("write statuses", write_statuses(core.clone(), view, status));
+    };
+    tasks.spawn("write statuses", write_statuses(core, view, status));
     tasks.spawn(
         "renew certificate and tokens",
         renew(
             trust.serving,
             trust.serving_names,
             trust.ca,
-            trust.tokens.clone(),
+            trust.tokens,
             settings.node_accounts.clone(),
         ),
     );
-    let deployer = match settings.deploy {
-        Deploy::No => {
-            tasks.spawn(
-                "issue waypoint tokens",
-                issue_tokens(core.desired(), trust.tokens),
-            );
-            tasks.spawn(
-                "watch connections",
-                watch_connections(core, registry, remembered),
-            );
-            None
-        }
-        Deploy::Yes | Deploy::AndKeep => {
-            let options = deploy_options(&settings, addresses.xds, trust.tokens)?;
-            let (deployer, states) = deploy::start(options, core.desired(), shutdown.clone());
-            tasks.spawn("take replica states", take_replicas(core, states));
-            Some(deployer)
-        }
-    };
     Ok(Running {
         shutdown,
         servers,
@@ -237,6 +209,93 @@ pub(super) async fn start(settings: Settings, shutdown: Shutdown) -> Result<Runn
         deployer,
         tasks,
     })
+}
+
+/// A control plane that serves and has yet to look at its source.
+struct Begun<'a> {
+    settings: &'a Settings,
+    core: &'a Arc<Core>,
+    registry: Registry,
+    tasks: &'a Tasks,
+    shutdown: &'a Shutdown,
+    tokens: Arc<TokenFiles>,
+    xds: SocketAddr,
+    remembered: Remembered,
+}
+
+impl Begun<'_> {
+    /// Reads a directory, watches it, and sees to the waypoints that it asks for. Gives what is to end first.
+    async fn directory(self, mesh_dir: PathBuf) -> Result<Option<Task<()>>, RunError> {
+        let Self { settings, core, .. } = self;
+        // Reading a directory is blocking work; nothing else has to be done before it.
+        let opened = tokio::task::spawn_blocking(move || Directory::open(&mesh_dir)).await;
+        let (directory, first) =
+            opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+        if settings.deploy == Deploy::No {
+            core.connected(by_waypoint(
+                self.remembered
+                    .iter()
+                    .map(|(waypoint, name, address, _)| (waypoint, name, *address)),
+            ));
+        } else {
+            let processes = self
+                .remembered
+                .iter()
+                .filter_map(|(waypoint, name, _, pid)| {
+                    Some((waypoint.clone(), name.clone(), (*pid)?))
+                });
+            core.remember(processes);
+        }
+        core.take(first);
+
+        let (batches, received) = mpsc::channel(BATCHES);
+        let stop = self.shutdown.draining_token();
+        let watching = directory.watch(batches, settings.rescan, stop);
+        self.tasks.spawn("watch mesh directory", async move {
+            if let Err(error) = watching.await {
+                error!(%error, cause = ?std::error::Error::source(&error).map(ToString::to_string), "mesh directory is not watched any more");
+            }
+        });
+        self.tasks
+            .spawn("take changes", take_changes(core.clone(), received));
+        if settings.deploy == Deploy::No {
+            self.tasks.spawn(
+                "issue waypoint tokens",
+                issue_tokens(core.desired(), self.tokens),
+            );
+            self.tasks.spawn(
+                "watch connections",
+                watch_connections(core.clone(), self.registry, self.remembered),
+            );
+            return Ok(None);
+        }
+        let options = deploy_options(settings, self.xds, self.tokens)?;
+        let (deployer, states) = deploy::start(options, core.desired(), self.shutdown.clone());
+        self.tasks
+            .spawn("take replica states", take_replicas(core.clone(), states));
+        Ok(Some(deployer))
+    }
+
+    /// Watches a cluster. Until all of it has been read, which takes as long as its API server is away, nobody is served.
+    async fn cluster(self, access: &Access) -> Result<(), RunError> {
+        let client = waymark_kubernetes::connect(access).await?;
+        let options = waymark_kubernetes::Options {
+            revision: self.settings.revision.clone(),
+            ..waymark_kubernetes::Options::default()
+        };
+        let (told, heard) = mpsc::channel(BATCHES);
+        let (batches, received) = mpsc::channel(BATCHES);
+        let stop = self.shutdown.draining_token();
+        self.tasks.spawn(
+            "watch cluster",
+            waymark_kubernetes::watch(client, options, told, stop),
+        );
+        self.tasks
+            .spawn("read cluster", Cluster::default().pass_on(heard, batches));
+        self.tasks
+            .spawn("take changes", take_changes(self.core.clone(), received));
+        Ok(())
+    }
 }
 
 fn trust(settings: &Settings, address: IpAddr) -> Result<Trust, RunError> {
@@ -292,15 +351,23 @@ fn serving_names(settings: &Settings, address: IpAddr) -> Vec<ServingName> {
 }
 
 fn core(settings: &Settings, trust: &Trust) -> Result<Core, RunError> {
-    let ipam = Ipam::load(&settings.state_dir.join("ipam.json"))?;
+    let (platform, ipam) = match settings.source {
+        SourceSettings::Directory(_) => (
+            Platform::Directory,
+            Ipam::load(&settings.state_dir.join("ipam.json"))?,
+        ),
+        SourceSettings::Kubernetes(_) => (Platform::Kubernetes, Ipam::in_memory()),
+    };
     let trust_domain = trust.ca.load().trust_domain().as_str().to_owned();
     let facts = facts::Settings {
         cluster_id: settings.cluster_id.clone(),
         node_name: settings.node_name.as_str().into(),
-        replicas: match settings.deploy {
-            Deploy::No => ReplicaSource::Connections,
-            Deploy::Yes | Deploy::AndKeep => ReplicaSource::Gateway,
+        replicas: match (platform, settings.deploy) {
+            (Platform::Kubernetes, _) => ReplicaSource::Pods,
+            (Platform::Directory, Deploy::No) => ReplicaSource::Connections,
+            (Platform::Directory, Deploy::Yes | Deploy::AndKeep) => ReplicaSource::Gateway,
         },
+        platform,
     };
     let mesh = Mesh {
         trust_domain: trust_domain.clone(),
@@ -368,10 +435,7 @@ fn draining(shutdown: &Shutdown) -> impl Future<Output = ()> + Send + 'static {
     async move { token.cancelled().await }
 }
 
-async fn take_changes(
-    core: Arc<Core>,
-    mut batches: mpsc::Receiver<crate::source::directory::Batch>,
-) {
+async fn take_changes(core: Arc<Core>, mut batches: mpsc::Receiver<crate::source::Batch>) {
     while let Some(batch) = batches.recv().await {
         core.take(batch);
     }

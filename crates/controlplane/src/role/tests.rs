@@ -26,6 +26,8 @@ use waymark_xds::{AdsClient, Handler, NackReason, Subscriptions, Update};
 
 use super::*;
 
+mod cluster;
+
 const MESH: &str = include_str!("../testdata/mesh.yaml");
 const ROUTES: &str = include_str!("../testdata/routes.yaml");
 const REVIEWS: &str = "inbound-vip|9080|http|reviews.default.svc.cluster.local";
@@ -84,6 +86,7 @@ impl Place {
             drain,
             task,
             xds: started["xds"].as_str().unwrap().parse().unwrap(),
+            plaintext: None,
         }
     }
 }
@@ -92,6 +95,7 @@ struct Running {
     drain: Drain,
     task: Task<Result<(), RunError>>,
     xds: SocketAddr,
+    plaintext: Option<SocketAddr>,
 }
 
 impl Running {
@@ -117,6 +121,7 @@ struct Seen {
 struct Collector {
     seen: mpsc::Sender<Seen>,
     held: watch::Sender<BTreeMap<String, BTreeMap<String, Vec<u8>>>>,
+    route: String,
 }
 
 impl Handler for Collector {
@@ -153,7 +158,7 @@ impl Handler for Collector {
             }
         });
         if update.type_url == type_url::LISTENER {
-            subscriptions.add(type_url::ROUTE, REVIEWS);
+            subscriptions.add(type_url::ROUTE, self.route.clone());
         }
         Ok(())
     }
@@ -185,9 +190,20 @@ impl Client {
             config: https_client_config(roots, None),
             name: None,
         };
+        Self::connect_to(xds, Some(tls), node, types, token, REVIEWS)
+    }
+
+    fn connect_to(
+        xds: SocketAddr,
+        tls: Option<TargetTls>,
+        node: Node,
+        types: &[&str],
+        token: PathBuf,
+        route: &str,
+    ) -> Self {
         let channel = channel(&Target {
             address: xds.to_string(),
-            tls: Some(tls),
+            tls,
         })
         .unwrap();
         let mut subscriptions = Subscriptions::new();
@@ -201,10 +217,12 @@ impl Client {
         let state = states.subscribe();
         let drain = Drain::new(Duration::ZERO);
         let shutdown = drain.shutdown();
+        let route = route.to_owned();
         let task = spawn("client", async move {
             let mut collector = Collector {
                 seen: seen_by,
                 held: held_by,
+                route,
             };
             let ads = AdsClient::new(node, subscriptions);
             let options = ClientOptions::default();

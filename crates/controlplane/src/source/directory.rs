@@ -16,10 +16,9 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
-use waymark_api::DocumentError;
-use waymark_api::meta::ObjectKey;
 
-use super::catalog::{Catalog, Content, Place};
+use super::Batch;
+use super::catalog::{Catalog, Content};
 use crate::store::Change;
 
 /// The mesh directory cannot be used.
@@ -41,17 +40,6 @@ pub enum DirectoryError {
         /// Why.
         source: notify::Error,
     },
-}
-
-/// What a look at the directory brought.
-#[derive(Clone, Debug)]
-pub struct Batch {
-    /// Changes of what is in force.
-    pub changes: Vec<Change>,
-    /// Everything that is wrong now.
-    pub errors: Vec<DocumentError>,
-    /// Where the changed objects are written.
-    pub places: BTreeMap<ObjectKey, Place>,
 }
 
 /// A watched directory.

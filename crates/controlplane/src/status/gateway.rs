@@ -142,13 +142,11 @@ fn addresses(inner: &Inner, key: &WaypointKey, waypoint: Option<&Waypoint>) -> V
         value: host,
     };
     match &waypoint.instance {
-        Instance::Deployed(deployment) => vec![
-            ip(deployment.vip),
-            hostname(waymark_api::host::service_host(
-                &deployment.name,
-                &key.namespace,
-            )),
-        ],
+        Instance::Deployed(deployment) => {
+            let host = waymark_api::host::service_host(&deployment.name, &key.namespace);
+            let vips = deployment.vip.into_iter().map(ip);
+            vips.chain([hostname(host)]).collect()
+        }
         Instance::External(WaypointAddress::Hostname(host)) => {
             vec![hostname(host.as_ref().to_owned())]
         }

@@ -6,11 +6,11 @@ use waymark_api::yaml::parse_documents;
 use waymark_identity::TrustDomain;
 
 use super::*;
-use crate::facts::{Facts, ReplicaSource, Settings};
+use crate::facts::{Facts, Platform, ReplicaSource, Settings};
 use crate::generate::Generator;
 use crate::index::{Index, Mesh};
 use crate::ipam::Ipam;
-use crate::source::directory::Batch;
+use crate::source::Batch;
 use crate::store::Change;
 use crate::translate::input::MeshSettings;
 
@@ -71,6 +71,7 @@ fn status(revision: &str) -> ClusterStatus {
         cluster_id: "Kubernetes".to_owned(),
         node_name: "local".into(),
         replicas: ReplicaSource::Gateway,
+        platform: Platform::Directory,
     };
     let core = Core::new(
         Facts::new(settings, Ipam::in_memory()),

@@ -396,7 +396,8 @@ fn data_path(root: &Path, files: &[PathBuf]) -> Result<Vec<String>, TidyError> {
     for file in files {
         let name = file.to_string_lossy();
         let in_tests = name.contains("/tests/") || name.ends_with("/tests.rs");
-        if in_tests || !DATA_PATH.iter().any(|place| name.starts_with(place)) {
+        let is_code = name.ends_with(".rs"); // a corpus is not
+        if in_tests || !is_code || !DATA_PATH.iter().any(|place| name.starts_with(place)) {
             continue;
         }
         for (number, line) in read(&root.join(file))?.lines().enumerate() {

@@ -10,6 +10,7 @@ mod enforcement;
 mod envoy;
 mod faults;
 mod hostile;
+mod image;
 mod istiod;
 mod pod;
 mod process;

@@ -12,7 +12,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::sync::watch;
 use tracing::{error, info, warn};
-use waymark_api::meta::ObjectKey;
+use waymark_api::meta::{Kind, ObjectKey};
 use waymark_api::{DocumentError, ErrorClass, Resource};
 use waymark_proto::type_url;
 use waymark_xds::{ResourceMap, ResourceSet};
@@ -65,6 +65,8 @@ pub struct Inner {
     version: Arc<str>,
     /// Until the first full look at the source nobody is served.
     ready: bool,
+    /// Hosts whose endpoints a status depends on: of those that were asked for since statuses were last said to change.
+    asked: HashSet<String>,
 }
 
 /// A client's view of its set, until it is dropped.
@@ -99,6 +101,7 @@ impl Core {
             pushes: 0,
             version: "".into(),
             ready: false,
+            asked: HashSet::new(),
         };
         Self {
             inner: Mutex::new(inner),
@@ -128,9 +131,26 @@ impl Core {
         self.lock().ready
     }
 
+    /// Waits for the first full look at the source.
+    pub async fn until_ready(&self) {
+        let mut revision = self.revision.subscribe();
+        while !self.is_ready() {
+            if revision.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
     /// Reads what is there, between two changes.
     pub fn read<T>(&self, look: impl FnOnce(&Inner) -> T) -> T {
         look(&self.lock())
+    }
+
+    /// As [`Core::read`], for a status that tells how the services of a host are: statuses may change with their endpoints.
+    pub fn read_host<T>(&self, host: &str, look: impl FnOnce(&Inner) -> T) -> T {
+        let mut inner = self.lock();
+        inner.asked.insert(host.to_owned());
+        look(&inner)
     }
 
     /// Takes in what a look at the source brought. The first one makes the control plane ready.
@@ -152,11 +172,15 @@ impl Core {
         let before = inner.document_errors();
         inner.errors = batch.errors;
         inner.places.extend(batch.places);
+        let routes = batch.changes.iter().any(|change| match change {
+            Change::Upsert(object) => object.key().kind == Kind::HttpRoute,
+            Change::Delete(key) => key.kind == Kind::HttpRoute,
+        });
         let facts = inner.admit(batch.changes);
         let first = !std::mem::replace(&mut inner.ready, true);
         self.apply(&mut inner, facts, started);
-        // Statuses show documents' errors too, which may be all that changed.
-        if first || before != inner.document_errors() {
+        // Statuses show documents' errors too, which may be all that changed; and a route may concern nobody but have one.
+        if first || routes || before != inner.document_errors() {
             self.revision.send_modify(|revision| *revision += 1);
         }
     }
@@ -274,8 +298,11 @@ impl Core {
         let effects = inner.index.apply(facts);
         let concerns_statuses = effects.statuses
             || effects.waypoints.values().any(|waypoint| waypoint.itself)
-            || effects.services.values().any(|aspects| aspects.shape);
+            || effects.services.iter().any(|(service, aspects)| {
+                aspects.shape || aspects.endpoints && inner.asked.contains(&*service.host)
+            });
         if concerns_statuses {
+            inner.asked.clear();
             self.revision.send_modify(|revision| *revision += 1);
         }
         if let Err(error) = inner.facts.ipam().save() {

@@ -1,14 +1,18 @@
 //! `waymark run controlplane`: settings, start, the tasks that carry changes from stage to stage, end.
 
 mod args;
+mod cluster;
+mod directory;
 mod start;
 
 use std::io;
 use std::path::PathBuf;
 
 use waymark_kubernetes::ConnectError;
+use waymark_kubernetes::ca_secret::CaSecretError;
 use waymark_rt::{ListenError, Shutdown};
 
+pub use self::args::cluster::ClusterSettings;
 pub use self::args::{Args, Settings, SettingsError, SourceSettings};
 use crate::ipam::IpamError;
 use crate::source::directory::DirectoryError;
@@ -19,10 +23,10 @@ use crate::source::directory::DirectoryError;
 /// When it cannot start. Once it serves, what goes wrong is logged and tried again, and what was good stays in force.
 pub async fn run(args: Args, shutdown: Shutdown) -> Result<(), RunError> {
     let settings = args.settings()?;
-    start::start(settings, shutdown)
-        .await?
-        .until_the_end()
-        .await
+    match start::start(settings, shutdown).await? {
+        Some(running) => running.until_the_end().await,
+        None => Ok(()),
+    }
 }
 
 /// Why the control plane cannot run.
@@ -51,6 +55,9 @@ pub enum RunError {
     /// There is no certificate authority.
     #[error("certificate authority")]
     Ca(#[from] waymark_identity::CaError),
+    /// The cluster's certificate authority cannot be used.
+    #[error("certificate authority of the cluster")]
+    Authority(#[source] CaSecretError),
     /// The control plane's own certificate cannot be made.
     #[error("serving certificate")]
     Serving(#[from] waymark_identity::SignError),

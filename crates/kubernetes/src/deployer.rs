@@ -19,6 +19,7 @@ use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams};
 use kube::core::GroupVersionKind;
 use kube::runtime::controller::{Action, Config};
 use kube::runtime::reflector::store::Writer;
+use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Client, ResourceExt};
 use serde_json::json;
 use tracing::{debug, info, warn};
@@ -55,12 +56,14 @@ pub async fn run(client: Client, options: DeployerOptions, report: Report) {
         applier: Applier::new(client.clone()),
         revisions: watched.revisions(&options.revision),
         parameters: watched.parameters(),
+        gateways: gateways.clone(),
         client,
         options,
         report,
         memory: Mutex::default(),
     });
-    let queue = watched.queue(writer);
+    let told = deployer.clone();
+    let queue = watched.queue(writer, move |namespace, name| told.gone(namespace, name));
     let config = Config::default().concurrency(CONCURRENCY);
     let reconcile = |gateway, deployer: Arc<Deployer>| {
         Box::pin(async move { deployer.reconcile(gateway).await })
@@ -88,12 +91,16 @@ struct Deployer {
     revisions: Revisions,
     parameters: parameters::Parameters,
     report: Report,
-    memory: Mutex<HashMap<String, Memory>>,
+    gateways: Store<DynamicObject>,
+    /// By namespace and name.
+    memory: Mutex<HashMap<(String, String), Memory>>,
 }
 
-/// What is remembered of a Gateway (by UID) from one look to the next.
+/// What is remembered of a Gateway from one look to the next.
 #[derive(Debug, Default, Clone)]
 struct Memory {
+    /// Which one of that name it was.
+    uid: String,
     /// What was applied: the hash of what was wanted, and the version that came of it.
     applied: HashMap<(OwnedKind, String), (u64, String)>,
     /// Names of what was wanted when leftovers were last looked for.
@@ -116,13 +123,23 @@ enum ReconcileError {
 
 impl Deployer {
     async fn reconcile(&self, gateway: Arc<DynamicObject>) -> Result<Action, ReconcileError> {
-        let owner = owner(&gateway);
+        let action = self.look(&gateway).await;
+        let reference = ObjectRef::from_obj_with(&*gateway, gateway_resource());
+        if self.gateways.get(&reference).is_none() {
+            // It went meanwhile, and was forgotten too early.
+            self.forget(&owner(&gateway));
+        }
+        action
+    }
+
+    async fn look(&self, gateway: &DynamicObject) -> Result<Action, ReconcileError> {
+        let owner = owner(gateway);
         if gateway.metadata.deletion_timestamp.is_some() {
             // What was made for it goes with it, by its owner references.
             self.forget(&owner);
             return Ok(Action::await_change());
         }
-        let object = serde_json::to_value(&*gateway).unwrap_or_default();
+        let object = serde_json::to_value(gateway).unwrap_or_default();
         let view = match GatewayView::read(&object) {
             Ok(view) if self.options.classes.contains(&view.class) => view,
             Ok(_) => {
@@ -132,11 +149,11 @@ impl Deployer {
             Err(GatewayError::Class(_)) => {
                 // It may have been a waypoint before.
                 self.clean(&owner, &[]).await?;
-                self.report.forget(&owner);
+                self.forget(&owner);
                 return Ok(Action::await_change());
             }
             Err(error @ GatewayError::Shape(_)) => {
-                self.report.tell(&gateway, Problem::invalid(&error)).await;
+                self.report.tell(gateway, Problem::invalid(&error)).await;
                 return Ok(Action::await_change());
             }
         };
@@ -159,7 +176,7 @@ impl Deployer {
             Ok(rendered) => rendered,
             Err(problem) => {
                 // Nothing is applied, and what runs goes on.
-                self.report.tell(&gateway, problem).await;
+                self.report.tell(gateway, problem).await;
                 return Ok(Action::await_change());
             }
         };
@@ -168,7 +185,7 @@ impl Deployer {
         self.remember(&owner, |memory| memory.failures = 0);
         match Problem::foreign(&foreign) {
             Some(problem) => {
-                self.report.tell(&gateway, problem).await;
+                self.report.tell(gateway, problem).await;
                 // Nobody says when what is not ours has gone.
                 Ok(Action::requeue(LOOK_AGAIN))
             }
@@ -319,19 +336,39 @@ impl Deployer {
     }
 
     fn recall(&self, owner: &Owner) -> Memory {
-        self.lock().get(&owner.uid).cloned().unwrap_or_default()
+        let memory = self.lock();
+        let of = memory.get(&(owner.namespace.clone(), owner.name.clone()));
+        of.filter(|of| of.uid == owner.uid)
+            .cloned()
+            .unwrap_or_default()
     }
 
     fn remember(&self, owner: &Owner, change: impl FnOnce(&mut Memory)) {
-        change(self.lock().entry(owner.uid.clone()).or_default());
+        let mut memory = self.lock();
+        let key = (owner.namespace.clone(), owner.name.clone());
+        let of = memory.entry(key).or_default();
+        if of.uid != owner.uid {
+            // Another of the same name.
+            *of = Memory {
+                uid: owner.uid.clone(),
+                ..Memory::default()
+            };
+        }
+        change(of);
     }
 
     fn forget(&self, owner: &Owner) {
-        self.lock().remove(&owner.uid);
-        self.report.forget(owner);
+        self.gone(&owner.namespace, &owner.name);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Memory>> {
+    /// Forgets a Gateway that is not ours, or not there.
+    fn gone(&self, namespace: &str, name: &str) {
+        let key = (namespace.to_owned(), name.to_owned());
+        self.lock().remove(&key);
+        self.report.forget(&key);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(String, String), Memory>> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -22,4 +22,5 @@ pub mod token;
 pub mod waypoint;
 
 pub use client::{Access, ConnectError, connect};
+pub use kube::Client;
 pub use source::{Batch, Observed, Options, watch};

@@ -60,6 +60,15 @@ impl LevelSpec {
         self.targets.default_level().unwrap_or(LevelFilter::OFF)
     }
 
+    /// Without what a library logs about errors that it returns too, unless the spec names that target itself.
+    #[must_use]
+    pub fn quietened(mut self, target: &str) -> Self {
+        if self.targets().all(|(named, _)| named != target) {
+            self.targets = self.targets.with_target(target, LevelFilter::OFF);
+        }
+        self
+    }
+
     /// The targets that have a level of their own, and their levels.
     pub fn targets(&self) -> impl Iterator<Item = (&str, LevelFilter)> {
         self.targets.iter()
@@ -288,6 +297,16 @@ mod tests {
         );
         assert!(!spec.targets.would_enable("access", &tracing::Level::ERROR));
         assert_eq!(spec.to_string(), "warn,waymark_node=debug,access=off");
+    }
+
+    #[test]
+    fn a_target_is_quiet_unless_it_is_named() {
+        let on = |spec: &str, level| {
+            let spec = spec.parse::<LevelSpec>().unwrap().quietened("kube");
+            spec.targets.would_enable("kube::client", &level)
+        };
+        assert!(!on("debug", tracing::Level::ERROR));
+        assert!(on("warn,kube=info", tracing::Level::INFO));
     }
 
     #[test]

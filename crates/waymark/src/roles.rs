@@ -52,7 +52,7 @@ enum Role {
 pub(crate) fn run(args: RunArgs) -> ExitCode {
     let options = LogOptions {
         format: args.log_format,
-        level: args.log_level,
+        level: args.log_level.quietened(KUBE_REQUESTS),
         ..LogOptions::default()
     };
     let log = match waymark_rt::log::init(options) {
@@ -156,3 +156,6 @@ pub(crate) async fn signalled() {
         _ = int.recv() => {}
     }
 }
+
+/// Whoever sends a request to an API server says what came of it; kube says so too, at level ERROR.
+const KUBE_REQUESTS: &str = "kube_client::client::builder";

@@ -1,5 +1,7 @@
 //! The settings of the control plane: flags, environment, a file; in this order.
 
+pub(crate) mod cluster;
+
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
@@ -9,8 +11,8 @@ use std::time::Duration;
 use serde::Deserialize;
 use waymark_api::gateway::WaypointBinary;
 use waymark_identity::{ServiceAccountRef, SpiffeError, TrustDomain};
-use waymark_kubernetes::Access;
 
+use self::cluster::ClusterSettings;
 use crate::translate::input::{AccessLog, AccessLogFormat};
 
 /// `waymark run controlplane`
@@ -50,16 +52,79 @@ pub struct Args {
     #[arg(long, env = "WAYMARK_CONTROLPLANE_REVISION", value_name = "NAME")]
     pub revision: Option<String>,
 
+    /// In a cluster: the control plane's own namespace, with its authority and its Lease; what is in it holds for the whole
+    /// mesh [default: istio-system]
+    #[arg(long, env = "POD_NAMESPACE", value_name = "NAME")]
+    pub system_namespace: Option<String>,
+
+    /// In a cluster: own name among the replicas [default: of the host and the process]
+    #[arg(long, env = "POD_NAME", value_name = "NAME")]
+    pub pod_name: Option<String>,
+
+    /// In a cluster: where workloads find the control plane, which its certificate names
+    /// [default: istiod[-REVISION].<system namespace>.svc:15012]
+    #[arg(
+        long,
+        env = "WAYMARK_CONTROLPLANE_DISCOVERY_ADDRESS",
+        value_name = "HOST:PORT"
+    )]
+    pub discovery_address: Option<String>,
+
+    /// In a cluster: image of waypoints; their containers are given the arguments `proxy waypoint ...`
+    #[arg(
+        long,
+        env = "WAYMARK_CONTROLPLANE_WAYPOINT_IMAGE",
+        value_name = "IMAGE"
+    )]
+    pub waypoint_image: Option<String>,
+
+    /// In a cluster: what waypoints have in common beside their image, a JSON object: istioImage (for Gateways of class
+    /// istio-waypoint), imagePullPolicy, imagePullSecrets, network, meshId, proxyMetadata, and pod with resources, affinity,
+    /// topologySpreadConstraints, nodeSelector, tolerations, seccompProfile, logAsJson
+    #[arg(
+        long,
+        env = "WAYMARK_CONTROLPLANE_WAYPOINT_TEMPLATE",
+        value_name = "JSON"
+    )]
+    pub waypoint_template: Option<String>,
+
+    /// In a cluster: classes of the Gateways that are deployed and told about, comma separated
+    /// [default: istio-waypoint,waymark-waypoint]
+    #[arg(
+        long,
+        env = "WAYMARK_CONTROLPLANE_WAYPOINT_CLASSES",
+        value_name = "CLASSES",
+        value_delimiter = ','
+    )]
+    pub waypoint_classes: Option<Vec<String>>,
+
+    /// In a cluster: seconds that a leader that has gone silent is waited for [default: 30]
+    #[arg(
+        long,
+        env = "WAYMARK_CONTROLPLANE_LEASE_SECONDS",
+        value_name = "SECONDS"
+    )]
+    pub lease_seconds: Option<u64>,
+
+    /// Seconds after which a client's stream ends, give or take a tenth, so that replicas share the clients; 0: never
+    /// [default: 1800 in a cluster, else never]
+    #[arg(
+        long,
+        env = "WAYMARK_CONTROLPLANE_MAX_CONNECTION_AGE_SECONDS",
+        value_name = "SECONDS"
+    )]
+    pub max_connection_age_seconds: Option<u64>,
+
     /// Directory for what is kept: certificate authority, tokens, allocated addresses, statuses
     #[arg(long, env = "WAYMARK_STATE_DIR", value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
 
     /// Directory of an operator's certificate authority: ca-cert.pem, ca-key.pem, cert-chain.pem, root-cert.pem
-    /// [default: one of its own, in the state directory]
+    /// [default: one of its own, in the state directory; in a cluster that of Secret cacerts or istio-ca-secret]
     #[arg(long, env = "WAYMARK_CONTROLPLANE_CA_DIR", value_name = "DIR")]
     pub ca_dir: Option<PathBuf>,
 
-    /// Where xDS and the certificate authority are served over TLS [default: 127.0.0.1:15012]
+    /// Where xDS and the certificate authority are served over TLS [default: 127.0.0.1:15012, in a pod 0.0.0.0:15012]
     #[arg(long, env = "WAYMARK_CONTROLPLANE_XDS_ADDRESS", value_name = "IP:PORT")]
     pub xds_address: Option<SocketAddr>,
 
@@ -71,7 +136,8 @@ pub struct Args {
     )]
     pub plaintext_xds_address: Option<SocketAddr>,
 
-    /// Where readiness, metrics and debug endpoints are served over HTTP [default: 127.0.0.1:15014]
+    /// Where readiness, metrics and debug endpoints are served over HTTP [default: 127.0.0.1:15014, in a pod
+    /// 0.0.0.0:15014]
     #[arg(
         long,
         env = "WAYMARK_CONTROLPLANE_DEBUG_ADDRESS",
@@ -101,7 +167,7 @@ pub struct Args {
     pub trust_domain: Option<String>,
 
     /// Service accounts, as namespace/name, whose node proxies may have the certificates of workloads, comma separated
-    /// [default: istio-system/waymark-node]
+    /// [default: istio-system/waymark-node; in a cluster waymark-node and ztunnel of the system namespace]
     #[arg(
         long,
         env = "WAYMARK_CONTROLPLANE_NODE_ACCOUNTS",
@@ -110,7 +176,7 @@ pub struct Args {
     )]
     pub node_accounts: Option<Vec<String>>,
 
-    /// Start no waypoints: those that connect are the replicas of their Gateways
+    /// Start no waypoints: those that connect are the replicas of their Gateways; in a cluster, somebody else deploys them
     #[arg(long, env = "WAYMARK_CONTROLPLANE_NO_DEPLOY", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub no_deploy: Option<bool>,
 
@@ -227,15 +293,27 @@ pub struct Settings {
     pub drain: Duration,
     /// See [`Args`].
     pub rescan: Duration,
+    /// See [`Args`]; `None`: as old as they like.
+    pub max_connection_age: Option<Duration>,
+}
+
+impl Settings {
+    /// The namespace of the control plane, and of what holds for the whole mesh.
+    pub(crate) fn system_namespace(&self) -> &str {
+        match &self.source {
+            SourceSettings::Directory(_) => SYSTEM_NAMESPACE,
+            SourceSettings::Kubernetes(cluster) => &cluster.system_namespace,
+        }
+    }
 }
 
 /// Where the objects are.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum SourceSettings {
     /// In the manifests of a directory.
     Directory(PathBuf),
     /// In a cluster.
-    Kubernetes(Access),
+    Kubernetes(Box<ClusterSettings>),
 }
 
 /// Whether waypoints are started here.
@@ -277,6 +355,18 @@ pub enum SettingsError {
     /// Two things do.
     #[error("--mesh-dir and --kubeconfig exclude each other")]
     TwoSources,
+    /// Nothing to deploy waypoints with.
+    #[error("--waypoint-image is missing; with --no-deploy no waypoints are deployed")]
+    NoWaypointImage,
+    /// Not what waypoints can have in common.
+    #[error("--waypoint-template")]
+    WaypointTemplate(#[source] serde_json::Error),
+    /// Not a class of waypoints.
+    #[error("--waypoint-classes {0:?}: want istio-waypoint or waymark-waypoint")]
+    WaypointClass(String),
+    /// Not an address.
+    #[error("--discovery-address {0:?}: want HOST:PORT")]
+    DiscoveryAddress(String),
     /// Not a trust domain.
     #[error("--trust-domain")]
     TrustDomain(#[source] SpiffeError),
@@ -309,24 +399,35 @@ impl Args {
     /// See [`SettingsError`].
     pub fn settings(&self) -> Result<Settings, SettingsError> {
         let all = self.with_file()?;
-        let local = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+        let host = if all.is_in_cluster() {
+            [0; 4]
+        } else {
+            [127, 0, 0, 1]
+        };
+        let local = |port: u16| SocketAddr::from((host, port));
         let text = |value: &Option<String>, default: &str| {
             value.clone().unwrap_or_else(|| default.to_owned())
         };
+        let revision = text(&all.revision, "default");
+        let trust_domain = text(&all.trust_domain, "cluster.local")
+            .parse()
+            .map_err(SettingsError::TrustDomain)?;
+        let source = all.source(&revision, &trust_domain)?;
         let (waypoint_binary, envoy) = waypoint_binary(all.waypoint_binary.as_deref(), all.envoy)?;
-        let accounts = all
-            .node_accounts
-            .unwrap_or_else(|| vec!["istio-system/waymark-node".to_owned()]);
+        let accounts = all.node_accounts.unwrap_or_else(|| node_accounts(&source));
+        let max_age = all.max_connection_age_seconds.unwrap_or(match source {
+            SourceSettings::Directory(_) => 0,
+            SourceSettings::Kubernetes(_) => 1800,
+        });
         Ok(Settings {
+            max_connection_age: (max_age > 0).then(|| Duration::from_secs(max_age)),
             xds_address: all.xds_address.unwrap_or_else(|| local(15012)),
             plaintext_xds_address: all.plaintext_xds_address,
             debug_address: all.debug_address.unwrap_or_else(|| local(15014)),
             serving_names: all.serving_names.unwrap_or_default(),
             node_name: text(&all.node_name, "local"),
-            cluster_id: text(&all.cluster_id, "Kubernetes"),
-            trust_domain: text(&all.trust_domain, "cluster.local")
-                .parse()
-                .map_err(SettingsError::TrustDomain)?,
+            cluster_id: text(&all.cluster_id, CLUSTER_ID),
+            trust_domain,
             node_accounts: accounts
                 .iter()
                 .map(|account| account.parse())
@@ -350,13 +451,8 @@ impl Args {
             )?,
             drain: Duration::from_secs(all.drain_seconds.unwrap_or(5)),
             rescan: Duration::from_secs(all.rescan_seconds.unwrap_or(5).max(1)),
-            source: source(
-                all.mesh_dir,
-                all.kubeconfig,
-                all.context,
-                all.kubernetes_service_host,
-            )?,
-            revision: text(&all.revision, "default"),
+            source,
+            revision,
             state_dir: all.state_dir.ok_or(SettingsError::Missing("state-dir"))?,
             ca_dir: all.ca_dir,
         })
@@ -382,6 +478,16 @@ impl Args {
             context: this.context.or(file.context),
             kubernetes_service_host: this.kubernetes_service_host,
             revision: this.revision.or(file.revision),
+            system_namespace: this.system_namespace.or(file.system_namespace),
+            pod_name: this.pod_name.or(file.pod_name),
+            discovery_address: this.discovery_address.or(file.discovery_address),
+            waypoint_image: this.waypoint_image.or(file.waypoint_image),
+            waypoint_template: this.waypoint_template.or(file.waypoint_template),
+            waypoint_classes: this.waypoint_classes.or(file.waypoint_classes),
+            lease_seconds: this.lease_seconds.or(file.lease_seconds),
+            max_connection_age_seconds: this
+                .max_connection_age_seconds
+                .or(file.max_connection_age_seconds),
             state_dir: this.state_dir.or(file.state_dir),
             ca_dir: this.ca_dir.or(file.ca_dir),
             xds_address: this.xds_address.or(file.xds_address),
@@ -418,23 +524,13 @@ impl Args {
     }
 }
 
-fn source(
-    mesh_dir: Option<PathBuf>,
-    kubeconfig: Option<PathBuf>,
-    context: Option<String>,
-    kubernetes_service_host: Option<String>,
-) -> Result<SourceSettings, SettingsError> {
-    match (mesh_dir, kubeconfig) {
-        (Some(_), Some(_)) => Err(SettingsError::TwoSources),
-        (Some(directory), None) => Ok(SourceSettings::Directory(directory)),
-        (None, Some(file)) => Ok(SourceSettings::Kubernetes(Access::Kubeconfig {
-            file,
-            context,
-        })),
-        (None, None) if kubernetes_service_host.is_some_and(|host| !host.is_empty()) => {
-            Ok(SourceSettings::Kubernetes(Access::InCluster))
-        }
-        (None, None) => Err(SettingsError::NoSource),
+/// Whose node proxies may have the certificates of workloads, where nobody says: ours, and upstream's in its place.
+fn node_accounts(source: &SourceSettings) -> Vec<String> {
+    match source {
+        SourceSettings::Directory(_) => vec![format!("{SYSTEM_NAMESPACE}/waymark-node")],
+        SourceSettings::Kubernetes(cluster) => ["waymark-node", "ztunnel"]
+            .map(|name| format!("{}/{name}", cluster.system_namespace))
+            .to_vec(),
     }
 }
 
@@ -478,168 +574,8 @@ fn access_log(
     }
 }
 
+const SYSTEM_NAMESPACE: &str = waymark_api::names::SYSTEM_NAMESPACE;
+const CLUSTER_ID: &str = "Kubernetes";
+
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
-mod tests {
-    use clap::Parser;
-
-    use super::*;
-
-    #[derive(Parser)]
-    struct Cli {
-        #[command(flatten)]
-        args: Args,
-    }
-
-    fn parse(args: &[&str]) -> Args {
-        Cli::parse_from([&["controlplane"], args].concat()).args
-    }
-
-    #[test]
-    fn flags_win_over_the_file() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let text = r#"{"mesh-dir": "/file", "state-dir": "/state", "no-deploy": true, "drain-seconds": 9}"#;
-        fs::write(file.path(), text).unwrap();
-        let args = parse(&[
-            "--mesh-dir",
-            "/flag",
-            "--config",
-            file.path().to_str().unwrap(),
-        ]);
-        let settings = args.settings().unwrap();
-        assert_eq!(settings.source, SourceSettings::Directory("/flag".into()));
-        assert_eq!(settings.state_dir, Path::new("/state"));
-        assert_eq!(
-            (settings.deploy, settings.drain),
-            (Deploy::No, Duration::from_secs(9))
-        );
-    }
-
-    #[test]
-    fn an_unknown_key_is_refused_with_its_name() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        fs::write(file.path(), r#"{"mesh": "x"}"#).unwrap();
-        let error = parse(&["--config", file.path().to_str().unwrap()])
-            .settings()
-            .unwrap_err();
-        let source = std::error::Error::source(&error).unwrap().to_string();
-        assert!(source.contains("unknown field `mesh`"), "{source}");
-    }
-
-    #[test]
-    fn switches_need_no_value() {
-        let args = parse(&["--mesh-dir", "a", "--state-dir", "b", "--no-deploy"]);
-        assert_eq!(args.settings().unwrap().deploy, Deploy::No);
-    }
-
-    #[test]
-    fn waypoints_are_ours_or_an_envoy_that_is_somewhere() {
-        let settings = |more: &[&str]| {
-            let words = [
-                &["--mesh-dir", "a", "--state-dir", "b", "--waypoint-binary"],
-                more,
-            ];
-            parse(&words.concat()).settings()
-        };
-        assert_eq!(
-            settings(&["waymark"]).unwrap().waypoint_binary,
-            WaypointBinary::Waymark
-        );
-        let envoy = settings(&["envoy=/e"]).unwrap();
-        assert_eq!(
-            (envoy.waypoint_binary, envoy.envoy),
-            (WaypointBinary::Envoy, Some("/e".into()))
-        );
-        let envoy = settings(&["envoy", "--envoy", "/f"]).unwrap();
-        assert_eq!(
-            (envoy.waypoint_binary, envoy.envoy),
-            (WaypointBinary::Envoy, Some("/f".into()))
-        );
-        for (wanted, error) in [
-            (
-                "nginx",
-                "--waypoint-binary \"nginx\": want waymark, envoy or envoy=FILE",
-            ),
-            (
-                "envoy=",
-                "--waypoint-binary \"envoy=\": want waymark, envoy or envoy=FILE",
-            ),
-        ] {
-            assert_eq!(settings(&[wanted]).unwrap_err().to_string(), error);
-        }
-        if std::env::var_os("WAYMARK_ENVOY").is_none() {
-            assert!(matches!(settings(&["envoy"]), Err(SettingsError::NoEnvoy)));
-        }
-    }
-
-    #[test]
-    fn access_logs_are_text_or_json_in_a_file() {
-        let settings = |more: &[&str]| {
-            let words = [&["--mesh-dir", "a", "--state-dir", "b"], more];
-            parse(&words.concat()).settings().map(|s| s.access_log)
-        };
-        assert_eq!(settings(&[]).unwrap(), None);
-        assert_eq!(settings(&["--access-log-file", ""]).unwrap(), None);
-        let log = settings(&["--access-log-file", "/dev/stdout"]).unwrap();
-        assert_eq!(log.unwrap().format, AccessLogFormat::Text(None));
-        let json = [
-            "--access-log-file",
-            "/l",
-            "--access-log-encoding",
-            "JSON",
-            "--access-log-format",
-        ];
-        let log = settings(&[&json[..], &[r#"{"code": "%RESPONSE_CODE%"}"#]].concat()).unwrap();
-        let AccessLogFormat::Json(Some(fields)) = log.unwrap().format else {
-            panic!("not JSON");
-        };
-        assert_eq!(fields["code"], "%RESPONSE_CODE%");
-        for (words, error) in [
-            (
-                [&json[..], &["%RESPONSE_CODE%"]].concat(),
-                "--access-log-format: with --access-log-encoding JSON it has to be an object",
-            ),
-            (
-                vec!["--access-log-file", "/l", "--access-log-encoding", "XML"],
-                "--access-log-encoding \"XML\": want TEXT or JSON",
-            ),
-            (
-                vec!["--access-log-format", "x"],
-                "--access-log-format without --access-log-file",
-            ),
-        ] {
-            assert_eq!(settings(&words).unwrap_err().to_string(), error);
-        }
-    }
-
-    #[test]
-    fn the_source_is_a_directory_a_named_cluster_or_the_one_around() {
-        let source = |args: &[&str]| {
-            let args = parse(&[args, &["--state-dir", "s"]].concat());
-            args.settings().map(|settings| settings.source)
-        };
-        assert_eq!(
-            source(&["--kubeconfig", "k", "--context", "c"]).unwrap(),
-            SourceSettings::Kubernetes(Access::Kubeconfig {
-                file: "k".into(),
-                context: Some("c".to_owned())
-            })
-        );
-        assert_eq!(
-            source(&["--kubernetes-service-host", "10.96.0.1"]).unwrap(),
-            SourceSettings::Kubernetes(Access::InCluster)
-        );
-        assert_eq!(
-            source(&["--kubernetes-service-host", "10.96.0.1", "--mesh-dir", "m"]).unwrap(),
-            SourceSettings::Directory("m".into())
-        );
-        if std::env::var_os("KUBERNETES_SERVICE_HOST").is_none() {
-            assert_eq!(
-                source(&[]).unwrap_err().to_string(),
-                "--mesh-dir or --kubeconfig is missing, and this is no pod of a cluster"
-            );
-        }
-        let both = Cli::try_parse_from(["controlplane", "--mesh-dir", "m", "--kubeconfig", "k"]);
-        assert!(both.is_err());
-    }
-}
+mod tests;

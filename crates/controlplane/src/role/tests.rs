@@ -27,6 +27,7 @@ use waymark_xds::{AdsClient, Handler, NackReason, Subscriptions, Update};
 use super::*;
 
 mod cluster;
+mod writers;
 
 const MESH: &str = include_str!("../testdata/mesh.yaml");
 const ROUTES: &str = include_str!("../testdata/routes.yaml");

@@ -44,7 +44,8 @@ impl MeshStatus for ClusterStatus {
     }
 
     fn service(&self, host: &str, port: u16) -> ServiceFinding {
-        self.core.read(|inner| finding(inner, host, port))
+        self.core
+            .read_host(host, |inner| finding(inner, host, port))
     }
 
     fn conditions(&self) -> Vec<(StatusKey, Vec<Condition>)> {

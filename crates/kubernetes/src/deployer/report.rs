@@ -122,10 +122,9 @@ impl Report {
     }
 
     /// Notes that a Gateway is not ours.
-    pub(super) fn forget(&self, gateway: &Owner) {
-        let key = (gateway.namespace.clone(), gateway.name.clone());
+    pub(super) fn forget(&self, gateway: &(String, String)) {
         self.verdicts.send_if_modified(|verdicts| {
-            verdicts.contains_key(&key) && Arc::make_mut(verdicts).remove(&key).is_some()
+            verdicts.contains_key(gateway) && Arc::make_mut(verdicts).remove(gateway).is_some()
         });
     }
 

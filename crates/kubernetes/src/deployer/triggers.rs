@@ -74,8 +74,13 @@ impl Watched {
         )
     }
 
-    /// Gateways that are to be looked at again. Nothing comes before what decides about them has been read once.
-    pub(super) fn queue(self, writer: Writer<DynamicObject>) -> Queue {
+    /// Gateways that are to be looked at again. Nothing comes before what decides about them has been read once. `gone` is
+    /// told the namespace and name of each that is not there any more.
+    pub(super) fn queue(
+        self,
+        writer: Writer<DynamicObject>,
+        gone: impl Fn(&str, &str) + Send + 'static,
+    ) -> Queue {
         let Self {
             client,
             system_namespace,
@@ -85,7 +90,7 @@ impl Watched {
             class_defaults: (defaults_store, defaults_writer),
         } = self;
         let mut ready: Vec<BoxStream<'static, ()>> = Vec::new();
-        let mut sources: Vec<Queue> = vec![own(&client, writer)];
+        let mut sources: Vec<Queue> = vec![own(&client, writer, gone)];
         for kind in OwnedKind::ALL {
             sources.push(owned(&client, kind, gateways.clone()));
         }
@@ -125,7 +130,11 @@ impl Watched {
 }
 
 /// The Gateways themselves: specification, labels and annotations count, statuses do not.
-fn own(client: &Client, writer: Writer<DynamicObject>) -> Queue {
+fn own(
+    client: &Client,
+    writer: Writer<DynamicObject>,
+    gone: impl Fn(&str, &str) + Send + 'static,
+) -> Queue {
     let api: Api<DynamicObject> = Api::all_with(client.clone(), &gateway_resource());
     let gateways = watch(api, watcher::Config::default())
         .modify(|gateway: &mut DynamicObject| {
@@ -139,10 +148,13 @@ fn own(client: &Client, writer: Writer<DynamicObject>) -> Queue {
         "Gateway",
         gateways,
         meta_hash,
-        |gateway, found| match found {
+        move |gateway, found| match found {
             Some(_) => vec![request(&gateway.namespace, &gateway.name)],
             // What was made for it goes with it, by its owner references.
-            None => Vec::new(),
+            None => {
+                gone(&gateway.namespace, &gateway.name);
+                Vec::new()
+            }
         },
     )
 }

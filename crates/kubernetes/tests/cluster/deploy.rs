@@ -377,7 +377,7 @@ async fn what_was_made_goes_with_its_gateway() {
         return;
     };
     let namespace = api.namespace();
-    let _controller = controller(&api, options("default", &WaypointClass::ALL)).await;
+    let controller = controller(&api, options("default", &WaypointClass::ALL)).await;
     api.apply(&gateway(&namespace, "w", "", "").replace("istio-waypoint", "waymark-waypoint"));
     appears(&api, "deployment", &namespace, "w").await;
     assert_eq!(
@@ -389,4 +389,8 @@ async fn what_was_made_goes_with_its_gateway() {
     for kind in ["service", "deployment", "serviceaccount"] {
         goes(&api, kind, &namespace, "w").await;
     }
+    until("nothing is known of it", || {
+        controller.verdicts.borrow().is_empty().then_some(())
+    })
+    .await;
 }

@@ -341,6 +341,8 @@ impl ApiServer {
             "--use-service-account-credentials=true".to_owned(),
             "--leader-elect=false".to_owned(),
             "--secure-port=0".to_owned(),
+            // No kubelet says that a Node is alive, and pods of dead ones are not ready.
+            "--controllers=*,-node-lifecycle-controller".to_owned(),
         ];
         let program = &self.programs.kube_controller_manager;
         let mut process = Process::start(self.directory.path(), program, &args);

@@ -22,8 +22,8 @@ async fn a_cluster_is_served_as_its_objects_say_through_an_outage_of_its_api_ser
     }
 
     let place = Place::new();
-    let running = start(&place, &api).await;
-    let mut node = node_proxy(&place, running.xds);
+    let running = start(&place, &api, &ns).await;
+    let mut node = node_proxy_of(&place, &api, running.xds, &ns);
     let reviews = format!("{ns}/reviews.{ns}.svc.cluster.local");
     let workload = format!("Kubernetes//Pod/{ns}/reviews-1");
     node.until("the pod in its service", |held| {
@@ -112,17 +112,29 @@ async fn a_cluster_is_served_as_its_objects_say_through_an_outage_of_its_api_ser
     running.stop().await;
 }
 
-/// Starts a control plane that has to wait for its API server.
-async fn start(place: &Place, api: &ApiServer) -> Running {
-    let local = SocketAddr::from(([127, 0, 0, 1], 0));
+/// Starts a control plane with this namespace as its own, that deploys nothing.
+async fn start(place: &Place, api: &ApiServer, system_namespace: &str) -> Running {
     let args = Args {
+        no_deploy: Some(true),
+        ..args(place, api, system_namespace)
+    };
+    started(place, args).await
+}
+
+pub(super) fn args(place: &Place, api: &ApiServer, system_namespace: &str) -> Args {
+    let local = SocketAddr::from(([127, 0, 0, 1], 0));
+    Args {
         kubeconfig: Some(api.kubeconfig()),
+        system_namespace: Some(system_namespace.to_owned()),
         state_dir: Some(place.state.path().to_owned()),
         xds_address: Some(local),
         plaintext_xds_address: Some(local),
         debug_address: Some(local),
         ..Args::default()
-    };
+    }
+}
+
+pub(super) async fn started(place: &Place, args: Args) -> Running {
     let drain = Drain::new(Duration::from_secs(5));
     let task = spawn("control plane", run(args, drain.shutdown()));
     let started = eventually("the control plane listens", || {
@@ -137,6 +149,29 @@ async fn start(place: &Place, api: &ApiServer) -> Running {
             .as_str()
             .map(|address| address.parse().unwrap()),
     }
+}
+
+/// A node proxy with a token of the cluster.
+pub(super) fn node_proxy_of(
+    place: &Place,
+    api: &ApiServer,
+    xds: SocketAddr,
+    system_namespace: &str,
+) -> Client {
+    api.run(&[
+        "create",
+        "serviceaccount",
+        "waymark-node",
+        "--namespace",
+        system_namespace,
+    ]);
+    let token = place.state("node-token");
+    let text = api.token(system_namespace, "waymark-node", Some("istio-ca"));
+    fs::write(&token, text).unwrap();
+    let id =
+        format!("ztunnel~127.0.0.1~node.{system_namespace}~{system_namespace}.svc.cluster.local");
+    let types = [type_url::ADDRESS, type_url::AUTHORIZATION];
+    Client::connect(place, xds, node(&id, &[], None), &types, token)
 }
 
 fn proxy_of(running: &Running, ns: &str) -> Client {

@@ -20,6 +20,7 @@ use crate::meta::Kind;
 use crate::resource::Resource;
 use crate::tree::{Node, Position};
 
+pub(crate) use destination_rule::{LOAD_BALANCERS, TLS_MODES};
 pub(crate) use object::Field;
 
 /// Something wrong at one place of an object.

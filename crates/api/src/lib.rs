@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod ambient;
+pub mod crd;
 mod decode;
 pub mod duration;
 pub mod error;

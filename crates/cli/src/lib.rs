@@ -7,6 +7,7 @@
 mod analyze;
 mod capture;
 mod completion;
+mod crds;
 mod dump;
 mod error;
 mod mesh;
@@ -60,6 +61,8 @@ pub enum Command {
     /// Whether each proxy has what the control plane has sent.
     #[command(alias = "ps")]
     ProxyStatus(proxy_status::ProxyStatusArgs),
+    /// Custom resource definitions of the Istio kinds that are read, for clusters that do not have upstream's.
+    Crds(crds::CrdsArgs),
     /// Reports about the mesh.
     Analyze(analyze::AnalyzeArgs),
     /// Versions of this program and of the running mesh.
@@ -117,6 +120,7 @@ pub async fn run(global: &Global, command: Command, cx: &mut Context<'_>) -> Res
         Command::Analyze(args) => analyze::run(global, args, cx).await,
         Command::Version(args) => version::run(global, args, cx).await,
         Command::Completion(args) => completion::run(&args, cx),
+        Command::Crds(args) => crds::run(&args, cx),
         Command::Experimental(ExperimentalArgs { command }) => match command {
             Experimental::Waypoint(args) => waypoint::seed::run(global, args, cx).await,
             Experimental::ServeCapture(args) => capture::run(args, cx).await,

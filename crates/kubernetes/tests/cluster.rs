@@ -4,6 +4,8 @@
 
 #[path = "cluster/ca.rs"]
 mod ca;
+#[path = "cluster/crds.rs"]
+mod crds;
 #[path = "cluster/deploy.rs"]
 mod deploy;
 #[path = "cluster/election.rs"]

@@ -85,12 +85,7 @@ fn tls(policy: &mut Object<'_>) {
         return;
     };
     if let Some(mode) = tls.required("mode") {
-        mode.one_of(&[
-            ("DISABLE", ()),
-            ("SIMPLE", ()),
-            ("MUTUAL", ()),
-            ("ISTIO_MUTUAL", ()),
-        ]);
+        mode.one_of(TLS_MODES);
     }
 }
 
@@ -121,7 +116,7 @@ fn load_balancer(field: &Field<'_>) -> Option<LoadBalancer> {
     let simple = object.opt("simple");
     let hash = object.opt("consistentHash");
     match (simple, hash) {
-        (Some(simple), None) => simple.one_of(SIMPLE),
+        (Some(simple), None) => simple.one_of(LOAD_BALANCERS),
         (None, Some(hash)) => consistent_hash(&hash).map(LoadBalancer::ConsistentHash),
         (None, None) => None,
         (Some(_), Some(_)) => {
@@ -273,11 +268,20 @@ fn outlier_detection(field: &Field<'_>) -> Option<OutlierDetection> {
     })
 }
 
-const SIMPLE: &[(&str, LoadBalancer)] = &[
+/// `loadBalancer.simple`.
+pub(crate) const LOAD_BALANCERS: &[(&str, LoadBalancer)] = &[
     ("LEAST_REQUEST", LoadBalancer::LeastRequest),
     ("ROUND_ROBIN", LoadBalancer::RoundRobin),
     ("RANDOM", LoadBalancer::Random),
     ("PASSTHROUGH", LoadBalancer::Passthrough),
     ("LEAST_CONN", LoadBalancer::LeastRequest),
     ("UNSPECIFIED", LoadBalancer::LeastRequest),
+];
+
+/// `tls.mode`.
+pub(crate) const TLS_MODES: &[(&str, ())] = &[
+    ("DISABLE", ()),
+    ("SIMPLE", ()),
+    ("MUTUAL", ()),
+    ("ISTIO_MUTUAL", ()),
 ];

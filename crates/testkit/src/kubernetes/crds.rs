@@ -27,7 +27,7 @@ pub struct UpstreamCrds {
     pub gateway_standard: Vec<PathBuf>,
     /// Gateway API v1.5.0, experimental channel.
     pub gateway_experimental: Vec<PathBuf>,
-    /// Istio 1.31, all in one file.
+    /// Istio 1.31, all in one file; or the file that `$WAYMARK_TEST_CRDS` names, for a run with other definitions.
     pub istio: PathBuf,
 }
 
@@ -56,7 +56,10 @@ impl UpstreamCrds {
         Ok(Self {
             gateway_standard: channel("standard")?,
             gateway_experimental: channel("experimental")?,
-            istio: module(ISTIO)?.join("kubernetes/customresourcedefinitions.gen.yaml"),
+            istio: match std::env::var_os("WAYMARK_TEST_CRDS") {
+                Some(given) => given.into(),
+                None => module(ISTIO)?.join("kubernetes/customresourcedefinitions.gen.yaml"),
+            },
         })
     }
 

@@ -10,6 +10,7 @@
 //! what needs the tokio runtime does not.
 #![forbid(unsafe_code)]
 
+mod aside;
 pub mod buffers;
 mod executor;
 pub mod h2;
@@ -23,6 +24,7 @@ pub mod tcp;
 mod timer;
 pub mod tls;
 
+pub use aside::{Aside, aside};
 pub use executor::{
     Executor, Level, Task, TaskError, Tasks, WeakTasks, now, spawn, spawn_at, wake_next_turn,
     yield_now,

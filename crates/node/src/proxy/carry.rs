@@ -5,7 +5,7 @@ use std::io;
 use std::task::{Context, Poll};
 
 use waymark_driver::tcp::Accepted;
-use waymark_driver::{Io, Socket, TcpStream};
+use waymark_driver::{Io, Socket, TcpStream, aside};
 use waymark_hbone::{CopyOutcome, Tunnel, copy_bidirectional};
 
 use super::Proxy;
@@ -130,9 +130,11 @@ impl Proxy {
     ) {
         let outcome = {
             let copy = copy_bidirectional(near, far, open.counters());
+            // Both are asked once, and not again for each packet.
+            let (killed, revoked) = (aside(self.shared.shutdown.killed()), aside(revoked));
             tokio::select! {
                 biased;
-                () = self.shared.shutdown.killed() => {
+                () = killed => {
                     Outcome::Broken(ResponseFlag::None, "connection failed to drain within the timeout".to_owned())
                 }
                 () = revoked => {

@@ -96,7 +96,8 @@ impl Proxy {
             let hold = self.shared.open.token();
             here.spawn("tunnel", async move {
                 let _hold = hold;
-                proxy.serve_stream(&on, incoming).await;
+                // In a box: what is spawned is moved a few times.
+                Box::pin(proxy.serve_stream(&on, incoming)).await;
             });
         }
     }

@@ -7,6 +7,8 @@ use waymark_engine::Head;
 use waymark_hbone::{ConnectionInfo, Incoming};
 use waymark_identity::SpiffeId;
 
+use crate::program::Hashed;
+
 /// Says whom a node proxy speaks for when it cannot present the identity itself. Spec: ARCHITECTURE.md, Identities.
 pub(crate) const SOURCE_PRINCIPAL: &[u8] = b"x-waymark-source-principal";
 
@@ -18,7 +20,7 @@ pub struct Downstream {
     /// The client's address, which its node proxy keeps.
     pub remote: SocketAddr,
     /// Who the client is, `None` when nobody can say: no rule that names a principal matches it.
-    pub principal: Option<SpiffeId>,
+    pub principal: Option<Hashed<SpiffeId>>,
     /// Whose certificate the tunnel came with.
     pub peer: Option<SpiffeId>,
 }
@@ -30,7 +32,9 @@ impl Downstream {
         Self {
             local,
             remote: connection.peer_addr,
-            principal: node.principal(connection.peer.as_ref(), &incoming.head),
+            principal: node
+                .principal(connection.peer.as_ref(), &incoming.head)
+                .map(Hashed::from),
             peer: connection.peer.clone(),
         }
     }

@@ -35,6 +35,7 @@ use self::upgrade::Switched;
 use crate::downstream::Downstream;
 use crate::program::{Chain, ChainId, Snapshot};
 use crate::signal::Event;
+use crate::telemetry::HttpStats;
 use crate::worker::Worker;
 
 /// The version that a connection speaks.
@@ -53,6 +54,8 @@ pub(crate) struct HttpConnection {
     id: ChainId,
     /// The chain as the last request saw it: it serves on when the configuration has it no more, and then ends.
     chain: RefCell<Arc<Chain>>,
+    /// The figures of that chain.
+    stats: RefCell<Arc<HttpStats>>,
     requests: Cell<u32>,
     closing: Event,
 }
@@ -74,6 +77,7 @@ impl HttpConnection {
                 let mut mine = self.chain.borrow_mut();
                 if !Arc::ptr_eq(&mine, arc) {
                     *mine = Arc::clone(arc);
+                    *self.stats.borrow_mut() = stats_of(&self.worker, arc);
                 }
             }
             Some(_) | None => self.close_after_response(),
@@ -108,6 +112,7 @@ pub(crate) async fn serve(
     wire: Wire,
 ) {
     let connection = Rc::new(HttpConnection {
+        stats: RefCell::new(stats_of(&worker, &chain)),
         worker,
         downstream,
         id,
@@ -119,4 +124,9 @@ pub(crate) async fn serve(
         Wire::Http1 => http1::serve(&connection, tunnel).await,
         Wire::Http2 => http2::serve(&connection, tunnel).await,
     }
+}
+
+fn stats_of(worker: &Worker, chain: &Chain) -> Arc<HttpStats> {
+    let prefix = &exchange::http_of(chain).stat_prefix;
+    worker.telemetry().http(prefix)
 }

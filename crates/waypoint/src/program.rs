@@ -13,6 +13,7 @@
 mod chain;
 mod cluster;
 mod destinations;
+mod hashed;
 mod hbone;
 mod names;
 mod string_match;
@@ -34,6 +35,7 @@ pub use self::cluster::{
     Thresholds, UpstreamHttp, UpstreamHttp2, UpstreamProtocol, WorkloadName,
 };
 pub use self::destinations::{Destinations, DestinationsBuilder, SniffedProtocol, Target};
+pub use self::hashed::Hashed;
 pub use self::hbone::{HboneServer, PeerRule, TunnelClient};
 pub use self::names::{Names, SnapshotParts};
 pub(crate) use self::string_match::starts_with;

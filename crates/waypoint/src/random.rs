@@ -52,21 +52,31 @@ impl Random {
 
     /// A version 4 UUID as text.
     pub(crate) fn uuid(&self) -> [u8; 36] {
-        const HEX: &[u8; 16] = b"0123456789abcdef";
         let mut bits = (u128::from(self.next()) << 64) | u128::from(self.next());
         bits = bits & !(0xF << 76) | (4 << 76);
         bits = bits & !(0x3 << 62) | (2 << 62);
         let mut text = [b'-'; 36];
-        let mut shift = 128;
-        for (at, byte) in text.iter_mut().enumerate() {
-            if !matches!(at, 8 | 13 | 18 | 23) {
-                shift -= 4;
-                *byte = HEX[(bits >> shift) as usize & 0xF];
-            }
+        for (at, byte) in PLACES.into_iter().zip(bits.to_be_bytes()) {
+            text[at..at + 2].copy_from_slice(&HEX[usize::from(byte)]);
         }
         text
     }
 }
+
+/// Where the bytes of a UUID are in its text.
+const PLACES: [usize; 16] = [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34];
+
+/// Every byte as text.
+const HEX: [[u8; 2]; 256] = {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut all = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < all.len() {
+        all[byte] = [DIGITS[byte >> 4], DIGITS[byte & 0xF]];
+        byte += 1;
+    }
+    all
+};
 
 #[cfg(test)]
 mod tests {

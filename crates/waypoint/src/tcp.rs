@@ -211,7 +211,7 @@ impl Session<'_> {
         Facts {
             cluster: self.cluster.as_deref(),
             endpoint: self.endpoint.as_deref(),
-            grpc_status: None,
+            peer: self.downstream.principal.as_ref(),
         }
     }
 }

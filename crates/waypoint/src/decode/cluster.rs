@@ -22,7 +22,7 @@ use super::values::{
     ads, duration, inner_type, istio_config, metadata_text, positive, u32_value, unpack,
 };
 use crate::program::{
-    Breakers, Cluster, Discovery, DnsSettings, EndpointSet, LbPolicy, Names, ServiceName,
+    Breakers, Cluster, Discovery, DnsSettings, EndpointSet, Hashed, LbPolicy, Names, ServiceName,
     SlowStart, Thresholds, TunnelClient,
 };
 
@@ -788,7 +788,7 @@ fn connection_options(
     Ok(())
 }
 
-fn service_name(metadata: Option<&core::Metadata>) -> Option<ServiceName> {
+fn service_name(metadata: Option<&core::Metadata>) -> Option<Hashed<ServiceName>> {
     let istio = metadata?.filter_metadata.get("istio")?;
     let Some(wkt::value::Kind::ListValue(services)) = istio.fields.get("services")?.kind.as_ref()
     else {
@@ -801,9 +801,10 @@ fn service_name(metadata: Option<&core::Metadata>) -> Option<ServiceName> {
         Some(wkt::value::Kind::StringValue(text)) => Arc::from(text.as_str()),
         _ => Arc::from(""),
     };
-    Some(ServiceName {
+    let name = ServiceName {
         host: text("host"),
         name: text("name"),
         namespace: text("namespace"),
-    })
+    };
+    Some(name.into())
 }

@@ -10,8 +10,8 @@ use super::DecodeError;
 use super::at::{At, Notes, unsupported};
 use super::values::{host_and_port, metadata_text, socket_address, u32_value};
 use crate::program::{
-    DnsHost, Endpoint, EndpointHealth, EndpointKind, EndpointSet, LocalityEndpoints, LocalityName,
-    Priority, WorkloadName,
+    DnsHost, Endpoint, EndpointHealth, EndpointKind, EndpointSet, Hashed, LocalityEndpoints,
+    LocalityName, Priority, WorkloadName,
 };
 
 /// Where an endpoint's metadata say what its tunnel's authority is.
@@ -210,7 +210,7 @@ fn parts<'e>(
     notes: &mut Notes,
     at: At<'_>,
     value: &'e pb::LbEndpoint,
-) -> Result<(u32, Option<Arc<WorkloadName>>, &'e pb::Endpoint), DecodeError> {
+) -> Result<(u32, Option<Arc<Hashed<WorkloadName>>>, &'e pb::Endpoint), DecodeError> {
     use pb::lb_endpoint::HostIdentifier as H;
     let pb::LbEndpoint {
         health_status: _,
@@ -243,7 +243,7 @@ fn parts<'e>(
         "only the first address is used",
     );
     let workload = metadata_text(metadata.as_ref(), "istio", &["workload"])
-        .map(|w| Arc::new(WorkloadName::parse(w)));
+        .map(|w| Arc::new(WorkloadName::parse(w).into()));
     Ok((weight, workload, endpoint))
 }
 

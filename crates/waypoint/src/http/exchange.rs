@@ -107,7 +107,7 @@ impl Exchange {
         facts.started = waymark_driver::now();
         facts.original_path = None;
         facts.protocol = protocol;
-        facts.grpc = is_grpc(&facts.as_request());
+        facts.grpc = is_grpc(&facts.head);
         facts.received = 0;
         facts.sent = 0;
         facts.status = None;
@@ -213,18 +213,31 @@ impl Facts {
 
     fn report(&self, trailers: Option<&Head>) {
         let in_trailers = trailers.and_then(grpc_status);
-        let context = FormatContext {
-            duration: Some(self.started.elapsed()),
-            response_trailers: trailers,
-            ..self.context()
-        };
-        let about = telemetry::Facts {
-            cluster: self.cluster.as_deref(),
-            endpoint: self.endpoint.as_deref(),
+        let duration = self.started.elapsed();
+        let (http, telemetry) = (self.http(), self.connection.worker.telemetry());
+        if !http.access_logs.is_empty() {
+            let context = FormatContext {
+                duration: Some(duration),
+                response_trailers: trailers,
+                ..self.context()
+            };
+            telemetry.log(&http.access_logs, &context);
+        }
+        let counts = telemetry::RequestCounts {
+            facts: telemetry::Facts {
+                cluster: self.cluster.as_deref(),
+                endpoint: self.endpoint.as_deref(),
+                peer: self.connection.downstream.principal.as_ref(),
+            },
+            code: self.status.unwrap_or(0),
+            flags: self.flags,
+            grpc: self.grpc,
             grpc_status: in_trailers.or(self.grpc_status),
+            duration,
+            received: self.received,
+            sent: self.sent,
         };
-        let worker = &self.connection.worker;
-        worker.telemetry().request(self.http(), &context, &about);
+        telemetry.request(http, &self.connection.stats.borrow(), &counts);
     }
 }
 

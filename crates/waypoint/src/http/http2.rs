@@ -51,7 +51,8 @@ pub(super) async fn serve(connection: &Rc<HttpConnection>, tunnel: Tunnel) {
                 let (connection, open) = (Rc::clone(connection), Open::begin(&streams));
                 let worker = Rc::clone(&connection.worker);
                 worker.spawn("http2 stream", async move {
-                    serve_stream(&connection, request).await;
+                    // In a box: what is spawned is moved a few times.
+                    Box::pin(serve_stream(&connection, request)).await;
                     drop(open);
                 });
             }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
-use crate::program::ClusterId;
+use crate::program::{ClusterId, Hashed};
 use crate::telemetry::{ClusterStats, EndpointStats};
 
 /// A cluster: what its endpoints have in common, and where they are.
@@ -36,7 +36,7 @@ pub struct Cluster {
     /// HTTP pool settings.
     pub http: UpstreamHttp,
     /// The service it is of, for telemetry.
-    pub service: Option<ServiceName>,
+    pub service: Option<Hashed<ServiceName>>,
     /// `http/v1`.
     pub subset: Option<Arc<str>>,
     /// Where its policy was written: `metadata.istio.config`.
@@ -101,7 +101,7 @@ pub struct DnsHost {
     /// Its priority.
     pub priority: u32,
     /// Who it is, for telemetry.
-    pub workload: Option<Arc<WorkloadName>>,
+    pub workload: Option<Arc<Hashed<WorkloadName>>>,
 }
 
 /// How an endpoint is picked.
@@ -304,7 +304,7 @@ pub struct Endpoint {
     /// Host name, where it has one.
     pub hostname: Option<Arc<str>>,
     /// Who it is, for telemetry.
-    pub workload: Option<Arc<WorkloadName>>,
+    pub workload: Option<Arc<Hashed<WorkloadName>>>,
     /// Figures, which outlive updates.
     pub stats: Arc<EndpointStats>,
 }

@@ -1,6 +1,7 @@
 //! What a route asks of a request.
 
 use http::HeaderName;
+use waymark_engine::Head;
 
 use crate::program::{Pattern, StringMatch};
 use crate::route::{Fraction, RequestHead};
@@ -59,14 +60,14 @@ impl RouteMatch {
                     .query
                     .iter()
                     .all(|q| q.matches(head.query().unwrap_or_default())))
-            && (!self.grpc || is_grpc(head))
+            && (!self.grpc || is_grpc(head.headers))
             && self.share.is_none_or(|share| share.fires(random()))
     }
 }
 
 /// `application/grpc` or `application/grpc+...`.
-pub(crate) fn is_grpc(head: &RequestHead<'_>) -> bool {
-    head.headers
+pub(crate) fn is_grpc(headers: &Head) -> bool {
+    headers
         .get(b"content-type")
         .and_then(|v| v.strip_prefix(b"application/grpc"))
         .is_some_and(|rest| rest.is_empty() || rest[0] == b'+')

@@ -5,22 +5,23 @@
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
-use xxhash_rust::xxh3::Xxh3;
+use waymark_identity::SpiffeId;
+use xxhash_rust::xxh3::xxh3_64;
 
-use crate::program::{ServiceName, WorkloadName};
+use crate::program::{Hashed, ServiceName, WorkloadName};
 use crate::telemetry::histogram::Histogram;
 use crate::telemetry::{Counter, ResponseFlags};
 
 /// What the labels of a series are made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Labels<'a> {
-    pub(crate) service: Option<&'a ServiceName>,
-    pub(crate) workload: Option<&'a WorkloadName>,
-    pub(crate) peer: Option<&'a str>,
-    pub(crate) local: Option<&'a str>,
+    pub(crate) service: Option<&'a Hashed<ServiceName>>,
+    pub(crate) workload: Option<&'a Hashed<WorkloadName>>,
+    pub(crate) peer: Option<&'a Hashed<SpiffeId>>,
     pub(crate) protocol: Protocol,
     /// 0 when there was none.
     pub(crate) code: u16,
@@ -66,19 +67,40 @@ pub(crate) struct Series<F> {
     pub(crate) figures: Arc<F>,
 }
 
+/// Values by a hash, which is not hashed again.
+type ByHash<V> = HashMap<u64, Arc<V>, BuildHasherDefault<AsItIs>>;
+
+/// A hasher of what is a good hash already.
+#[derive(Debug, Default, Clone, Copy)]
+struct AsItIs(u64);
+
+impl Hasher for AsItIs {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = xxh3_64(bytes);
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
 /// All series of one kind.
 #[derive(Debug)]
 pub(crate) struct SeriesMap<F> {
     /// By hash of the labels' parts. 64 bits of xxh3 over parts that no client chooses freely: series of different labels
     /// do not meet.
-    map: ArcSwap<HashMap<u64, Arc<Series<F>>>>,
+    map: ArcSwap<ByHash<Series<F>>>,
     writing: Mutex<()>,
 }
 
 impl<F> Default for SeriesMap<F> {
     fn default() -> Self {
         Self {
-            map: ArcSwap::from_pointee(HashMap::new()),
+            map: ArcSwap::from_pointee(ByHash::default()),
             writing: Mutex::new(()),
         }
     }
@@ -104,7 +126,7 @@ impl<F: Default> SeriesMap<F> {
             labels: labels.render().into(),
             figures: Arc::default(),
         });
-        let mut next = HashMap::clone(&known);
+        let mut next = ByHash::clone(&known);
         next.insert(hash, Arc::clone(&series));
         self.map.store(Arc::new(next));
         series
@@ -120,32 +142,23 @@ impl<F: Default> SeriesMap<F> {
 
 impl Labels<'_> {
     fn hash(&self) -> u64 {
-        let mut h = Xxh3::new();
-        let mut text = |t: Option<&str>| {
-            // A length before each text keeps neighbours apart.
-            let t = t.unwrap_or("\u{0}");
-            h.update(&t.len().to_le_bytes());
-            h.update(t.as_bytes());
-        };
-        let service = self.service;
-        text(service.map(|s| &*s.host));
-        text(service.map(|s| &*s.name));
-        text(service.map(|s| &*s.namespace));
-        let workload = self.workload;
-        text(workload.map(|w| &*w.workload));
-        text(workload.map(|w| &*w.namespace));
-        text(workload.map(|w| &*w.canonical_name));
-        text(workload.map(|w| &*w.canonical_revision));
-        text(workload.map(|w| &*w.cluster));
-        text(self.peer);
-        text(self.local);
-        h.update(&[self.protocol as u8]);
-        h.update(&self.code.to_le_bytes());
-        h.update(&self.grpc_status.map_or(u64::MAX, u64::from).to_le_bytes());
+        let mut flags = 0;
         for flag in self.flags.iter() {
-            h.update(&[flag as u8]);
+            flags = flags << 8 | (1 + flag as u64);
         }
-        h.digest()
+        let parts = [
+            self.service.map_or(0, Hashed::hash),
+            self.workload.map_or(0, Hashed::hash),
+            self.peer.map_or(0, Hashed::hash),
+            u64::from(self.code) << 8 | self.protocol as u64,
+            self.grpc_status.map_or(u64::MAX, u64::from),
+            flags,
+        ];
+        let mut bytes = [0; 6 * size_of::<u64>()];
+        for (place, part) in bytes.chunks_exact_mut(size_of::<u64>()).zip(parts) {
+            place.copy_from_slice(&part.to_ne_bytes());
+        }
+        xxh3_64(&bytes)
     }
 
     /// The labels in the order of istio's own.
@@ -154,11 +167,11 @@ impl Labels<'_> {
             Some(text) if !text.is_empty() => escape(text),
             _ => "unknown".to_owned(),
         };
-        let workload = |part: fn(&WorkloadName) -> &str| known(self.workload.map(part));
-        let service = |part: fn(&ServiceName) -> &str| known(self.service.map(part));
-        let peer_namespace = self
-            .peer
-            .and_then(|p| p.split_once("/ns/")?.1.split('/').next());
+        let workload =
+            |part: fn(&WorkloadName) -> &str| known(self.workload.map(|named| part(named)));
+        let service = |part: fn(&ServiceName) -> &str| known(self.service.map(|named| part(named)));
+        let peer = self.peer.map(|id| id.as_str());
+        let peer_namespace = peer.and_then(|p| p.split_once("/ns/")?.1.split('/').next());
         let mut out = String::new();
         let mut label = |name: &str, value: &str| {
             let comma = if out.is_empty() { "" } else { "," };
@@ -170,7 +183,7 @@ impl Labels<'_> {
         label("source_canonical_service", "unknown");
         label("source_canonical_revision", "latest");
         label("source_workload_namespace", &known(peer_namespace));
-        label("source_principal", &known(self.peer));
+        label("source_principal", &known(peer));
         label("source_app", "unknown");
         label("source_version", "unknown");
         label("source_cluster", "unknown");
@@ -208,10 +221,10 @@ impl Labels<'_> {
             );
         }
         label("response_flags", &self.flags.to_string());
-        let mutual = self.peer.is_some() && self.local.is_some();
+        // A client of whom nobody can say who it is did not show a certificate.
         label(
             "connection_security_policy",
-            if mutual { "mutual_tls" } else { "none" },
+            if peer.is_some() { "mutual_tls" } else { "none" },
         );
         out
     }
@@ -234,17 +247,18 @@ mod tests {
 
     #[test]
     fn labels_of_a_request() {
-        let service = ServiceName {
+        let service = Hashed::from(ServiceName {
             host: "r.d.svc".into(),
             name: "r".into(),
             namespace: "d".into(),
-        };
-        let workload = WorkloadName::parse("r-v1;d;r;v1;K");
+        });
+        let workload = Hashed::from(WorkloadName::parse("r-v1;d;r;v1;K"));
+        let peer = "spiffe://td/ns/p/sa/front".parse::<SpiffeId>();
+        let peer = Hashed::from(peer.expect("an identity"));
         let labels = Labels {
             service: Some(&service),
             workload: Some(&workload),
-            peer: Some("spiffe://td/ns/p/sa/front"),
-            local: Some("spiffe://td/ns/d/sa/waypoint"),
+            peer: Some(&peer),
             protocol: Protocol::Http,
             code: 200,
             grpc_status: None,
@@ -277,5 +291,55 @@ mod tests {
             .map(|s| s.figures.requests.value())
             .collect();
         assert_eq!(all, [2, 1]);
+    }
+
+    #[test]
+    fn every_part_of_the_labels_tells_series_apart() {
+        let service = |host: &str| {
+            Hashed::from(ServiceName {
+                host: host.into(),
+                name: "n".into(),
+                namespace: "m".into(),
+            })
+        };
+        let identity = |text: &str| Hashed::from(text.parse::<SpiffeId>().expect("an identity"));
+        let (services, peers) = (
+            [service("a"), service("b")],
+            ["spiffe://td/ns/a/sa/b", "spiffe://td/ns/a/sa/c"].map(identity),
+        );
+        let workloads = ["a;b", "ab"].map(|text| Hashed::from(WorkloadName::parse(text)));
+        let none = Labels {
+            service: None,
+            workload: None,
+            peer: None,
+            protocol: Protocol::Http,
+            code: 200,
+            grpc_status: None,
+            flags: ResponseFlags::none(),
+        };
+        let mut all = vec![none];
+        all.extend(services.iter().map(|service| Labels {
+            service: Some(service),
+            ..none
+        }));
+        all.extend(workloads.iter().map(|workload| Labels {
+            workload: Some(workload),
+            ..none
+        }));
+        all.extend(peers.iter().map(|peer| Labels {
+            peer: Some(peer),
+            ..none
+        }));
+        all.extend([Protocol::Grpc, Protocol::Tcp].map(|protocol| Labels { protocol, ..none }));
+        all.extend([0, 201].map(|code| Labels { code, ..none }));
+        all.extend([0, 14].map(|status| Labels {
+            grpc_status: Some(status),
+            ..none
+        }));
+        let flags = [ResponseFlag::UH.into(), ResponseFlag::UF.into()];
+        all.extend(flags.map(|flags| Labels { flags, ..none }));
+        let hashes: std::collections::HashSet<_> = all.iter().map(Labels::hash).collect();
+        assert_eq!(hashes.len(), all.len());
+        assert_eq!(all.last().map(Labels::hash), all.last().map(Labels::hash));
     }
 }

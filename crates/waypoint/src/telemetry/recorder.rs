@@ -5,12 +5,14 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
-use crate::program::{AccessLog, Cluster, Endpoint, HttpChain, HttpFilter, TcpChain};
-use crate::route::{FormatContext, is_grpc};
+use waymark_identity::SpiffeId;
+
+use crate::program::{AccessLog, Cluster, Endpoint, Hashed, HttpChain, HttpFilter, TcpChain};
+use crate::route::FormatContext;
 use crate::telemetry::istio::{Labels, Protocol, RequestSeries, SeriesMap};
 use crate::telemetry::logs::Logs;
 use crate::telemetry::stats::figures;
-use crate::telemetry::{ServerStats, TcpSeries};
+use crate::telemetry::{ResponseFlags, ServerStats, TcpSeries};
 
 figures! {
     /// The figures of one HTTP chain (`http.<stat prefix>.<figure>`).
@@ -49,8 +51,29 @@ pub struct Facts<'a> {
     pub cluster: Option<&'a Cluster>,
     /// The endpoint that it went to at last.
     pub endpoint: Option<&'a Endpoint>,
+    /// Who the client is.
+    pub peer: Option<&'a Hashed<SpiffeId>>,
+}
+
+/// What is counted of a request that is over.
+#[derive(Debug, Clone, Copy)]
+pub struct RequestCounts<'a> {
+    /// What it was about.
+    pub facts: Facts<'a>,
+    /// Response code; 0 when there was none.
+    pub code: u16,
+    /// Response flags.
+    pub flags: ResponseFlags,
+    /// Whether it was gRPC's.
+    pub grpc: bool,
     /// The gRPC status of the response, where there is one.
     pub grpc_status: Option<u32>,
+    /// How long it took.
+    pub duration: Duration,
+    /// Bytes of its body.
+    pub received: u64,
+    /// Bytes of the response's body.
+    pub sent: u64,
 }
 
 /// Counts the bytes of one TCP connection while it lasts.
@@ -96,28 +119,27 @@ impl Telemetry {
         }
     }
 
-    /// A request is over. Byte counts of `context` are those on the wire, where the data path knows them.
-    pub fn request(&self, chain: &HttpChain, context: &FormatContext<'_>, facts: &Facts<'_>) {
-        self.logs.write(&chain.access_logs, context);
-        self.count(&chain.stat_prefix, context.response_code);
+    /// A request is over. `stats` are those of the chain's [`stat_prefix`](HttpChain::stat_prefix).
+    pub fn request(&self, chain: &HttpChain, stats: &HttpStats, counts: &RequestCounts<'_>) {
+        stats.count(counts.code);
         if !reports(chain) {
             return;
         }
-        let grpc = context.request.as_ref().is_some_and(is_grpc);
         let labels = Labels {
-            protocol: if grpc { Protocol::Grpc } else { Protocol::Http },
-            grpc_status: facts.grpc_status.filter(|_| grpc),
-            ..labels(context, facts)
+            protocol: match counts.grpc {
+                true => Protocol::Grpc,
+                false => Protocol::Http,
+            },
+            code: counts.code,
+            grpc_status: counts.grpc_status.filter(|_| counts.grpc),
+            ..labels(counts.flags, &counts.facts)
         };
         self.requests.with(&labels, |series| {
+            let millis = u64::try_from(counts.duration.as_millis()).unwrap_or(u64::MAX);
             series.requests.inc();
-            if let Some(duration) = context.duration {
-                series
-                    .duration_ms
-                    .record(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX));
-            }
-            series.request_bytes.record(context.bytes_received);
-            series.response_bytes.record(context.bytes_sent);
+            series.duration_ms.record(millis);
+            series.request_bytes.record(counts.received);
+            series.response_bytes.record(counts.sent);
         });
     }
 
@@ -132,8 +154,7 @@ impl Telemetry {
         chain.stats.as_ref()?;
         let labels = Labels {
             protocol: Protocol::Tcp,
-            code: 0,
-            ..labels(context, facts)
+            ..labels(context.flags, facts)
         };
         Some(self.tcp.with(&labels, Arc::clone))
     }
@@ -199,17 +220,18 @@ impl Telemetry {
         let mut all = self.http.write().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(all.entry(Arc::clone(stat_prefix)).or_default())
     }
+}
 
-    fn count(&self, stat_prefix: &Arc<str>, code: u16) {
-        let stats = self.http(stat_prefix);
-        stats.downstream_rq_total.inc();
-        stats.downstream_rq_completed.inc();
+impl HttpStats {
+    fn count(&self, code: u16) {
+        self.downstream_rq_total.inc();
+        self.downstream_rq_completed.inc();
         match code / 100 {
-            1 => stats.downstream_rq_1xx.inc(),
-            2 => stats.downstream_rq_2xx.inc(),
-            3 => stats.downstream_rq_3xx.inc(),
-            4 => stats.downstream_rq_4xx.inc(),
-            5 => stats.downstream_rq_5xx.inc(),
+            1 => self.downstream_rq_1xx.inc(),
+            2 => self.downstream_rq_2xx.inc(),
+            3 => self.downstream_rq_3xx.inc(),
+            4 => self.downstream_rq_4xx.inc(),
+            5 => self.downstream_rq_5xx.inc(),
             _ => {}
         }
     }
@@ -233,16 +255,15 @@ fn reports(chain: &HttpChain) -> bool {
     !istio
 }
 
-fn labels<'a>(context: &FormatContext<'a>, facts: &Facts<'a>) -> Labels<'a> {
+fn labels<'a>(flags: ResponseFlags, facts: &Facts<'a>) -> Labels<'a> {
     Labels {
         service: facts.cluster.and_then(|c| c.service.as_ref()),
         workload: facts.endpoint.and_then(|e| e.workload.as_deref()),
-        peer: context.peer_principal,
-        local: context.local_principal,
+        peer: facts.peer,
         protocol: Protocol::Http,
-        code: context.response_code,
+        code: 0,
         grpc_status: None,
-        flags: context.flags,
+        flags,
     }
 }
 

@@ -19,6 +19,7 @@ use std::sync::Arc;
 pub(crate) use self::host_pool::{AcquireError, HostPool, Open, Version};
 use self::lb::Balancer;
 pub(crate) use self::lease::{Acquired, Unsent, UpstreamBroke};
+use crate::near::Near;
 use crate::program::{
     Cluster, ClusterId, Discovery, Endpoint, EndpointHealth, EndpointKind, EndpointSet,
     LocalityName, Snapshot, Thresholds,
@@ -103,10 +104,10 @@ impl Clusters {
 
 /// One cluster in one worker.
 pub(crate) struct ClusterRuntime {
-    config: RefCell<Arc<Cluster>>,
+    config: RefCell<Near<Cluster>>,
     balance: RefCell<Balance>,
     pools: RefCell<HashMap<EndpointKind, Rc<HostPool>>>,
-    original: RefCell<HashMap<SocketAddr, Arc<Endpoint>>>,
+    original: RefCell<HashMap<SocketAddr, Near<Endpoint>>>,
     /// Endpoints have come or gone since the last sweep.
     moved: Cell<bool>,
 }
@@ -121,7 +122,7 @@ impl ClusterRuntime {
         let endpoints = config.endpoints.load_full();
         let balancer = Balancer::new(config, &endpoints, None, waymark_driver::now(), random);
         Self {
-            config: RefCell::new(Arc::clone(config)),
+            config: RefCell::new(Near::new(config)),
             balance: RefCell::new(Balance {
                 endpoints,
                 balancer,
@@ -133,8 +134,8 @@ impl ClusterRuntime {
     }
 
     /// The configuration.
-    pub(crate) fn config(&self) -> Arc<Cluster> {
-        Arc::clone(&self.config.borrow())
+    pub(crate) fn config(&self) -> Near<Cluster> {
+        self.config.borrow().clone()
     }
 
     /// The limits for a request of that priority.
@@ -156,7 +157,7 @@ impl ClusterRuntime {
         tried: &[EndpointKind],
         reselections: u32,
         random: &Random,
-    ) -> Option<Arc<Endpoint>> {
+    ) -> Option<Near<Endpoint>> {
         let config = self.config.borrow();
         match config.discovery {
             Discovery::OriginalDst { port_override } => {
@@ -173,12 +174,12 @@ impl ClusterRuntime {
             Discovery::Eds { .. } | Discovery::Static | Discovery::Dns(_) => {
                 let mut balance = self.balance.borrow_mut();
                 let now = waymark_driver::now();
-                let mut picked = Arc::clone(balance.balancer.pick(&config.lb, now, random)?);
+                let mut picked = balance.balancer.pick(&config.lb, now, random)?.clone();
                 for _ in 0..reselections {
                     if !tried.contains(&picked.kind) {
                         break;
                     }
-                    picked = Arc::clone(balance.balancer.pick(&config.lb, now, random)?);
+                    picked = balance.balancer.pick(&config.lb, now, random)?.clone();
                 }
                 Some(picked)
             }
@@ -198,7 +199,7 @@ impl ClusterRuntime {
     fn refresh(&self, config: &Arc<Cluster>, random: &Random) {
         let changed = !Arc::ptr_eq(&self.config.borrow(), config);
         if changed {
-            let old = self.config.replace(Arc::clone(config));
+            let old = self.config.replace(Near::new(config));
             if old.http != config.http || old.protocol != config.protocol {
                 self.close_pools(|_| false);
             }
@@ -249,14 +250,15 @@ impl ClusterRuntime {
     fn nodes(&self, port: u16, nodes: &mut HashSet<SocketAddr>) {
         let balance = self.balance.borrow();
         let original = self.original.borrow();
-        for endpoint in balance.endpoints.iter().chain(original.values()) {
+        let original = original.values().map(|endpoint| &**endpoint);
+        for endpoint in balance.endpoints.iter().chain(original) {
             if let EndpointKind::Tunnel { local, via } = endpoint.kind {
                 nodes.insert(via.unwrap_or_else(|| SocketAddr::new(local.ip(), port)));
             }
         }
     }
 
-    fn original(&self, kind: EndpointKind, to: SocketAddr) -> Arc<Endpoint> {
+    fn original(&self, kind: EndpointKind, to: SocketAddr) -> Near<Endpoint> {
         let mut original = self.original.borrow_mut();
         if !original.contains_key(&to) && original.len() >= MAX_ORIGINAL_DESTINATIONS {
             original.retain(|_, e| e.stats.rq_active.value() > 0 || e.stats.cx_active.value() > 0);
@@ -266,7 +268,7 @@ impl ClusterRuntime {
                 EndpointKind::Tunnel { .. } => format!("envoy://connect_originate/{to}"),
                 EndpointKind::Plain(_) => to.to_string(),
             };
-            Arc::new(Endpoint {
+            Near::new(&Arc::new(Endpoint {
                 kind,
                 text: text.into(),
                 health: EndpointHealth::Unknown,
@@ -276,9 +278,9 @@ impl ClusterRuntime {
                 hostname: None,
                 workload: None,
                 stats: Arc::new(EndpointStats::default()),
-            })
+            }))
         });
-        Arc::clone(endpoint)
+        endpoint.clone()
     }
 }
 

@@ -33,6 +33,7 @@ use waymark_hbone::Tunnel;
 use self::client::After;
 use self::upgrade::Switched;
 use crate::downstream::Downstream;
+use crate::near::Near;
 use crate::program::{Chain, ChainId, Snapshot};
 use crate::signal::Event;
 use crate::telemetry::HttpStats;
@@ -53,7 +54,7 @@ pub(crate) struct HttpConnection {
     downstream: Downstream,
     id: ChainId,
     /// The chain as the last request saw it: it serves on when the configuration has it no more, and then ends.
-    chain: RefCell<Arc<Chain>>,
+    chain: RefCell<Near<Chain>>,
     /// The figures of that chain.
     stats: RefCell<Arc<HttpStats>>,
     requests: Cell<u32>,
@@ -70,20 +71,20 @@ enum Served {
 
 impl HttpConnection {
     /// The chain and the snapshot for one request.
-    fn chain(&self) -> (Arc<Chain>, Arc<Snapshot>) {
+    fn chain(&self) -> (Near<Chain>, Near<Snapshot>) {
         let snapshot = self.worker.snapshot();
         match snapshot.chain(self.id) {
             Some(arc) if matches!(**arc, Chain::Http(_)) => {
                 let mut mine = self.chain.borrow_mut();
                 if !Arc::ptr_eq(&mine, arc) {
-                    *mine = Arc::clone(arc);
+                    *mine = Near::new(arc);
                     *self.stats.borrow_mut() = stats_of(&self.worker, arc);
                 }
             }
             Some(_) | None => self.close_after_response(),
         }
         self.requests.set(self.requests.get().saturating_add(1));
-        let chain = Arc::clone(&self.chain.borrow());
+        let chain = self.chain.borrow().clone();
         let most = exchange::http_of(&chain).max_requests_per_connection;
         if most.is_some_and(|most| self.requests.get() >= most) {
             self.close_after_response();
@@ -116,7 +117,7 @@ pub(crate) async fn serve(
         worker,
         downstream,
         id,
-        chain: RefCell::new(chain),
+        chain: RefCell::new(Near::new(&chain)),
         requests: Cell::new(0),
         closing: Event::default(),
     });

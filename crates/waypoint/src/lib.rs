@@ -22,6 +22,7 @@ mod dns;
 mod downstream;
 mod http;
 mod listener;
+mod near;
 mod originate;
 mod random;
 mod run;

@@ -15,6 +15,7 @@ use waymark_hbone::{CopyCounters, Tunnel, copy_bidirectional};
 
 use crate::cluster::ClusterRuntime;
 use crate::downstream::Downstream;
+use crate::near::Near;
 use crate::originate::{DialError, Upstream};
 use crate::program::{Chain, Cluster, Endpoint, EndpointKind, TcpChain};
 use crate::route::FormatContext;
@@ -151,7 +152,7 @@ impl Session<'_> {
         cluster: &ClusterRuntime,
         config: &Arc<Cluster>,
         tunnel: Option<&Arc<crate::program::TunnelClient>>,
-    ) -> Option<(Upstream, Arc<Endpoint>)> {
+    ) -> Option<(Upstream, Near<Endpoint>)> {
         let mut tried: SmallVec<[EndpointKind; 4]> = SmallVec::new();
         let attempts = self.tcp.max_connect_attempts.max(1);
         for _ in 0..attempts {

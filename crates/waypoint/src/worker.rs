@@ -11,6 +11,7 @@ use waymark_identity::SpiffeId;
 
 use crate::cluster::Clusters;
 use crate::downstream::NodeAccount;
+use crate::near::Near;
 use crate::originate::Originator;
 use crate::program::{Snapshot, SnapshotCell};
 use crate::random::Random;
@@ -38,7 +39,7 @@ pub struct Shared {
 /// One worker.
 pub(crate) struct Worker {
     shared: Arc<Shared>,
-    snapshot: RefCell<Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>>,
+    snapshot: RefCell<Current>,
     pub(crate) clusters: Clusters,
     pub(crate) originator: Rc<Originator>,
     pub(crate) random: Random,
@@ -57,7 +58,7 @@ impl Worker {
             shared.bind,
         );
         Rc::new(Self {
-            snapshot: RefCell::new(Cache::new(Arc::clone(&shared.snapshot))),
+            snapshot: RefCell::new(Current::new(&shared.snapshot)),
             clusters: Clusters::default(),
             originator: Rc::new(originator),
             random: Random::from_system(),
@@ -69,8 +70,8 @@ impl Worker {
     }
 
     /// The configuration now. Taken once a request, so that everything in it agrees.
-    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
-        Arc::clone(self.snapshot.borrow_mut().load())
+    pub(crate) fn snapshot(&self) -> Near<Snapshot> {
+        self.snapshot.borrow_mut().load()
     }
 
     /// What all workers share.
@@ -113,6 +114,29 @@ impl Worker {
     pub(crate) fn sweep(&self) {
         let nodes = self.clusters.sweep(&self.snapshot(), &self.random);
         self.originator.retain(nodes.as_ref());
+    }
+}
+
+/// The configuration as a worker saw it last.
+struct Current {
+    cache: Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>,
+    near: Near<Snapshot>,
+}
+
+impl Current {
+    fn new(cell: &SnapshotCell) -> Self {
+        Self {
+            cache: Cache::new(Arc::clone(cell)),
+            near: Near::new(&cell.load()),
+        }
+    }
+
+    fn load(&mut self) -> Near<Snapshot> {
+        let now = self.cache.load();
+        if !Arc::ptr_eq(&self.near, now) {
+            self.near = Near::new(now);
+        }
+        self.near.clone()
     }
 }
 

@@ -18,6 +18,7 @@ use waymark_engine::h2::{self as engine_h2, Config};
 use waymark_engine::http1::Limits;
 
 use super::lease::{Acquired, Http1Lease, Http2Lease};
+use crate::near::Near;
 use crate::originate::{DialError, Originator, Upstream};
 use crate::program::{Cluster, Endpoint, KeepAlive, Thresholds, TunnelClient};
 use crate::signal::Signal;
@@ -186,7 +187,7 @@ impl HostPool {
     /// A connection that is there.
     pub(crate) fn ready(
         self: &Rc<Self>,
-        cluster: &Arc<Cluster>,
+        cluster: &Near<Cluster>,
         version: Version,
     ) -> Option<Acquired> {
         match version {
@@ -212,7 +213,7 @@ impl HostPool {
     /// A connection for one request, where none is [ready](Self::ready).
     pub(crate) async fn acquire(
         self: &Rc<Self>,
-        cluster: &Arc<Cluster>,
+        cluster: &Near<Cluster>,
         version: Version,
         limits: &Thresholds,
         tunnel: Option<&Arc<TunnelClient>>,
@@ -303,7 +304,7 @@ impl HostPool {
         Poll::Pending
     }
 
-    fn lease_http1(self: &Rc<Self>, connection: Box<Http1>, cluster: &Arc<Cluster>) -> Http1Lease {
+    fn lease_http1(self: &Rc<Self>, connection: Box<Http1>, cluster: &Near<Cluster>) -> Http1Lease {
         connection
             .life
             .requests
@@ -311,7 +312,7 @@ impl HostPool {
         Http1Lease {
             connection: Some(connection),
             pool: Rc::clone(self),
-            cluster: Arc::clone(cluster),
+            cluster: cluster.clone(),
         }
     }
 
@@ -333,7 +334,7 @@ impl HostPool {
 
     async fn connect_http1(
         self: &Rc<Self>,
-        cluster: &Arc<Cluster>,
+        cluster: &Near<Cluster>,
         tunnel: Option<&Arc<TunnelClient>>,
         originator: &Originator,
     ) -> Result<Acquired, AcquireError> {

@@ -1,11 +1,11 @@
 //! Load balancing: which endpoint a request goes to.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::Instant;
 
 use super::edf::Edf;
 use super::load::{self, Health, Share};
+use crate::near::Near;
 use crate::program::{
     Cluster, Endpoint, EndpointHealth, EndpointKind, EndpointSet, LbPolicy, Priority, SlowStart,
 };
@@ -31,7 +31,7 @@ struct Localities {
 /// Endpoints to pick among.
 #[derive(Debug)]
 struct Hosts {
-    endpoints: Vec<Arc<Endpoint>>,
+    endpoints: Vec<Near<Endpoint>>,
     /// All weights are the same and nobody is spared: then no schedule is needed.
     equal: bool,
     next: usize,
@@ -90,7 +90,7 @@ impl Balancer {
         policy: &LbPolicy,
         now: Instant,
         random: &Random,
-    ) -> Option<&Arc<Endpoint>> {
+    ) -> Option<&Near<Endpoint>> {
         let priority = load::choose(&self.shares, random.next())?;
         let sparing = Sparing {
             policy,
@@ -113,7 +113,7 @@ impl Localities {
         let usable = |want: fn(EndpointHealth) -> bool| {
             priority.localities.iter().map(move |l| {
                 let chosen = l.endpoints.iter().filter(|e| want(e.health));
-                (l, chosen.cloned().collect::<Vec<_>>())
+                (l, chosen.map(Near::new).collect::<Vec<_>>())
             })
         };
         let any = |e: EndpointHealth| match e {
@@ -167,7 +167,7 @@ impl Localities {
         out
     }
 
-    fn pick(&mut self, sparing: &Sparing<'_>, random: &Random) -> Option<&Arc<Endpoint>> {
+    fn pick(&mut self, sparing: &Sparing<'_>, random: &Random) -> Option<&Near<Endpoint>> {
         let at = match &mut self.schedule {
             None => 0,
             Some(schedule) => schedule.pick(|i| self.weights[i])?,
@@ -180,7 +180,7 @@ impl Localities {
 
 impl Hosts {
     /// `endpoints` is not empty.
-    fn new(endpoints: Vec<Arc<Endpoint>>, sparing: &Sparing<'_>, random: &Random) -> Self {
+    fn new(endpoints: Vec<Near<Endpoint>>, sparing: &Sparing<'_>, random: &Random) -> Self {
         let first = endpoints.first().map_or(1, |e| e.weight);
         let equal = endpoints.iter().all(|e| e.weight == first)
             && !endpoints.iter().any(|e| sparing.spares(e));
@@ -202,7 +202,7 @@ impl Hosts {
         }
     }
 
-    fn pick(&mut self, sparing: &Sparing<'_>, random: &Random) -> &Arc<Endpoint> {
+    fn pick(&mut self, sparing: &Sparing<'_>, random: &Random) -> &Near<Endpoint> {
         let endpoints = &self.endpoints;
         let at = match sparing.policy {
             LbPolicy::RoundRobin { .. } | LbPolicy::LeastRequest { .. } if !self.equal => {

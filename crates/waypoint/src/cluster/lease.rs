@@ -2,7 +2,6 @@
 
 use std::io;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use waymark_driver::http1::{ClientConnection, Piece, ReceiveError, Received};
@@ -14,6 +13,7 @@ use waymark_engine::http1::{
 };
 
 use super::host_pool::{HostPool, Http1, Http2, Open};
+use crate::near::Near;
 use crate::originate::Upstream;
 use crate::program::Cluster;
 
@@ -30,7 +30,7 @@ pub(crate) struct Http1Lease {
     /// `Some` until it is given back or dropped.
     pub(super) connection: Option<Box<Http1>>,
     pub(super) pool: Rc<HostPool>,
-    pub(super) cluster: Arc<Cluster>,
+    pub(super) cluster: Near<Cluster>,
 }
 
 /// A stream's place on an HTTP/2 connection, and the stream.

@@ -205,12 +205,15 @@ fn for_each_locality(
     Ok(())
 }
 
-/// What endpoints by address and endpoints by name have in common: weight, workload, and the endpoint itself.
+/// Weight, workload, and the endpoint itself.
+type Parts<'e> = (u32, Option<Arc<Hashed<WorkloadName>>>, &'e pb::Endpoint);
+
+/// What endpoints by address and endpoints by name have in common.
 fn parts<'e>(
     notes: &mut Notes,
     at: At<'_>,
     value: &'e pb::LbEndpoint,
-) -> Result<(u32, Option<Arc<Hashed<WorkloadName>>>, &'e pb::Endpoint), DecodeError> {
+) -> Result<Parts<'e>, DecodeError> {
     use pb::lb_endpoint::HostIdentifier as H;
     let pb::LbEndpoint {
         health_status: _,

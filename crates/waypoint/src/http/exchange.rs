@@ -12,6 +12,7 @@ use super::failure::Failure;
 use super::headers::{FORWARDED_PROTO, GRPC_STATUS};
 use super::timers::Timer;
 use crate::cluster::UpstreamBroke;
+use crate::near::Near;
 use crate::program::{Chain, Cluster, Endpoint, HttpChain};
 use crate::route::{FormatContext, RequestHead, is_grpc};
 use crate::telemetry::{self, ResponseFlag, ResponseFlags};
@@ -30,7 +31,7 @@ pub(super) struct Exchange {
 pub(super) struct Facts {
     pub(super) connection: Rc<HttpConnection>,
     /// Always [`Chain::Http`].
-    pub(super) chain: Arc<Chain>,
+    pub(super) chain: Near<Chain>,
     pub(super) started: Instant,
     /// The request's head, as it goes on.
     pub(super) head: Head,
@@ -50,8 +51,8 @@ pub(super) struct Facts {
     pub(super) details: Option<Cow<'static, str>>,
     pub(super) transport_reason: Option<Arc<str>>,
     pub(super) route_name: Option<Arc<str>>,
-    pub(super) cluster: Option<Arc<Cluster>>,
-    pub(super) endpoint: Option<Arc<Endpoint>>,
+    pub(super) cluster: Option<Near<Cluster>>,
+    pub(super) endpoint: Option<Near<Endpoint>>,
     pub(super) grpc_status: Option<u32>,
 }
 
@@ -72,7 +73,7 @@ pub(super) enum End<'a> {
 
 impl Exchange {
     /// Nothing yet.
-    pub(super) fn new(connection: &Rc<HttpConnection>, chain: Arc<Chain>) -> Self {
+    pub(super) fn new(connection: &Rc<HttpConnection>, chain: Near<Chain>) -> Self {
         Self {
             facts: Facts {
                 connection: Rc::clone(connection),
@@ -99,10 +100,10 @@ impl Exchange {
     }
 
     /// A request begins. Its head is in [`Facts::head`].
-    pub(super) fn begin(&mut self, chain: &Arc<Chain>, protocol: &'static str) {
+    pub(super) fn begin(&mut self, chain: &Near<Chain>, protocol: &'static str) {
         let facts = &mut self.facts;
         if !Arc::ptr_eq(&facts.chain, chain) {
-            facts.chain = Arc::clone(chain);
+            facts.chain = chain.clone();
         }
         facts.started = waymark_driver::now();
         facts.original_path = None;
@@ -225,8 +226,8 @@ impl Facts {
         }
         let counts = telemetry::RequestCounts {
             facts: telemetry::Facts {
-                cluster: self.cluster.as_deref(),
-                endpoint: self.endpoint.as_deref(),
+                cluster: self.cluster.as_deref().map(|cluster| &**cluster),
+                endpoint: self.endpoint.as_deref().map(|endpoint| &**endpoint),
                 peer: self.connection.downstream.principal.as_ref(),
             },
             code: self.status.unwrap_or(0),

@@ -3,7 +3,6 @@
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -20,6 +19,7 @@ use super::local_reply::LocalReply;
 use super::timers::{Running, Timer};
 use super::upload::{Stuck, Upload};
 use crate::cluster::{self as lease, Acquired, ClusterRuntime, Version};
+use crate::near::Near;
 use crate::program::{Cluster, Endpoint, EndpointKind, Snapshot, Thresholds, UpstreamProtocol};
 use crate::route::{Forward, RetryPolicy};
 use crate::telemetry::ResponseFlag;
@@ -34,7 +34,7 @@ pub(super) struct Forwarding<'a, 'c> {
     pub(super) snapshot: &'a Snapshot,
     pub(super) forward: &'a Forward,
     pub(super) cluster: &'a ClusterRuntime,
-    pub(super) config: &'a Arc<Cluster>,
+    pub(super) config: &'a Near<Cluster>,
     pub(super) limits: Thresholds,
     /// The request is for an upgrade that is allowed.
     pub(super) upgrades: bool,
@@ -102,7 +102,7 @@ impl Forwarding<'_, '_> {
                 return Forwarded::Local(LocalReply::no_healthy_upstream());
             };
             tried.push(endpoint.kind);
-            self.facts.endpoint = Some(Arc::clone(&endpoint));
+            self.facts.endpoint = Some(endpoint.clone());
             let ended = self.attempt(&endpoint, policy).await;
             self.facts.received = self.upload.bytes();
             let conditions = match &ended {
@@ -194,7 +194,7 @@ impl Forwarding<'_, '_> {
         }
     }
 
-    async fn attempt(&mut self, endpoint: &Arc<Endpoint>, policy: Option<&RetryPolicy>) -> Ended {
+    async fn attempt(&mut self, endpoint: &Near<Endpoint>, policy: Option<&RetryPolicy>) -> Ended {
         let stats = &self.config.stats;
         if stats.upstream_rq_active.value() >= i64::from(self.limits.max_requests) {
             stats.upstream_rq_pending_overflow.inc();
@@ -221,7 +221,7 @@ impl Forwarding<'_, '_> {
     }
 
     /// Sends the request over a connection to the endpoint; response headers come back.
-    async fn send(&mut self, endpoint: &Arc<Endpoint>) -> Result<Acquired, Unanswered> {
+    async fn send(&mut self, endpoint: &Near<Endpoint>) -> Result<Acquired, Unanswered> {
         let pool = self.cluster.pool(endpoint);
         let version = self.version();
         let mut stale = 0;

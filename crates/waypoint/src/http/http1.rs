@@ -26,11 +26,11 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Serves requests until either side ends the connection.
 pub(super) async fn serve(connection: &Rc<HttpConnection>, tunnel: Tunnel) {
-    let chain = Arc::clone(&connection.chain.borrow());
+    let chain = connection.chain.borrow().clone();
     let http = http_of(&chain);
     let mut server = ServerConnection::new(tunnel, Arc::new(config(http)));
     let mut due = Due::new(http.timeouts, &connection.worker.draining);
-    let mut exchange = Exchange::new(connection, Arc::clone(&chain));
+    let mut exchange = Exchange::new(connection, chain.clone());
     loop {
         let next = poll_fn(|cx| match server.poll_request(cx) {
             Poll::Ready(incoming) => Poll::Ready(Ok(incoming)),

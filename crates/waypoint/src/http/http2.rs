@@ -24,7 +24,7 @@ const MAX_FRAME_BYTES: u32 = 64 * 1024;
 
 /// Serves streams until either side ends the connection.
 pub(super) async fn serve(connection: &Rc<HttpConnection>, tunnel: Tunnel) {
-    let chain = Arc::clone(&connection.chain.borrow());
+    let chain = connection.chain.borrow().clone();
     let http = http_of(&chain);
     let options = h2::Options {
         writer: Level::InnerWriter,
@@ -69,7 +69,7 @@ pub(super) async fn serve(connection: &Rc<HttpConnection>, tunnel: Tunnel) {
 }
 
 async fn serve_stream(connection: &Rc<HttpConnection>, request: h2::Request) {
-    let chain = Arc::clone(&connection.chain.borrow());
+    let chain = connection.chain.borrow().clone();
     let mut exchange = Exchange::new(connection, chain);
     let mut client = Client::Http2(Http2Stream::new(request));
     match handle(connection, &mut exchange, &mut client, None).await {

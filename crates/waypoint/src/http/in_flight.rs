@@ -10,6 +10,7 @@ use waymark_engine::http1::BodyLength;
 use super::failure::Failure;
 use super::upgrade::Switched;
 use crate::cluster::Acquired;
+use crate::near::Near;
 use crate::program::{Cluster, Endpoint, Thresholds};
 
 /// A connection in use, counted, until the response's end.
@@ -85,19 +86,19 @@ impl Drop for InFlight {
 
 /// Counts an attempt for as long as it is active.
 pub(super) struct Counted {
-    cluster: Arc<Cluster>,
-    endpoint: Arc<Endpoint>,
+    cluster: Near<Cluster>,
+    endpoint: Near<Endpoint>,
 }
 
 impl Counted {
-    pub(super) fn begin(cluster: &Arc<Cluster>, endpoint: &Arc<Endpoint>) -> Self {
+    pub(super) fn begin(cluster: &Near<Cluster>, endpoint: &Near<Endpoint>) -> Self {
         cluster.stats.upstream_rq_total.inc();
         cluster.stats.upstream_rq_active.inc();
         endpoint.stats.rq_total.inc();
         endpoint.stats.rq_active.inc();
         Self {
-            cluster: Arc::clone(cluster),
-            endpoint: Arc::clone(endpoint),
+            cluster: cluster.clone(),
+            endpoint: endpoint.clone(),
         }
     }
 

@@ -135,7 +135,7 @@ impl Step<'_> {
             return turn.local(exchange, client, reply, edits).await.into();
         };
         let config = cluster.config();
-        facts.cluster = Some(std::sync::Arc::clone(&config));
+        facts.cluster = Some(config.clone());
         let timers = timers(forward, facts);
         edit_request(facts, self.route, forward, destination, &timers);
         let keep = match &forward.retry {

@@ -15,11 +15,14 @@ use crate::stage::{Proxy, Stage, StageError};
 #[derive(Debug, Clone, Args)]
 pub(crate) struct GateArgs {
     /// The program `waymark`, a build of the profile that the limits are for.
-    #[arg(long, default_value = "target/dist/waymark")]
+    #[arg(long, default_value = "target/gate/waymark")]
     waymark: PathBuf,
     /// JSON: by scenario, the most instructions and system calls that a request may cost.
     #[arg(long, default_value = "bench/limits.json")]
     limits: PathBuf,
+    /// Keep what callgrind, perf or strace wrote of each scenario in this directory.
+    #[arg(long)]
+    profiles: Option<PathBuf>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -59,7 +62,11 @@ const LOOSE: f64 = 0.85;
 
 pub(crate) fn run(args: &GateArgs, out: &mut dyn Write) -> Result<(), GateError> {
     let limits = read(args)?;
-    let stage = Stage::set_up(&args.waymark, None)?;
+    let mut stage = Stage::set_up(&args.waymark, None)?;
+    if let Some(profiles) = &args.profiles {
+        std::fs::create_dir_all(profiles)?;
+        stage.keep_profiles(profiles);
+    }
     let mut above = Vec::new();
     writeln!(
         out,
@@ -161,6 +168,7 @@ mod tests {
         let args = GateArgs {
             waymark: PathBuf::new(),
             limits: limits.into(),
+            profiles: None,
         };
         let limits = read(&args).expect("limits that can be read");
         assert!(limits.iter().any(|(_, limit)| limit.instructions.is_some()));

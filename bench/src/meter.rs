@@ -52,6 +52,15 @@ impl Meter {
         }
     }
 
+    /// What its files are called after.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Instructions => "callgrind",
+            Self::SyscallsByPerf => "perf",
+            Self::SyscallsByStrace => "strace",
+        }
+    }
+
     /// What goes in front of a command, so that its totals come into `file`.
     pub(crate) fn prefix(self, file: &Path) -> Vec<OsString> {
         let words: &[&str] = match self {

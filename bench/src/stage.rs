@@ -85,6 +85,7 @@ pub(crate) struct Stage {
     directory: tempfile::TempDir,
     pub(crate) places: Places,
     xds: SocketAddr,
+    profiles: Option<PathBuf>,
     _control: Running,
 }
 
@@ -123,8 +124,14 @@ impl Stage {
             directory,
             places,
             xds,
+            profiles: None,
             _control: control,
         })
+    }
+
+    /// Keeps what the counting tools write of the longer runs, by scenario, in a directory that exists.
+    pub(crate) fn keep_profiles(&mut self, directory: &Path) {
+        self.profiles = Some(directory.to_owned());
     }
 
     /// Where manifests are read from.
@@ -297,14 +304,18 @@ impl Stage {
         let many = 6 * few;
         let _backend = self.backend(scenario.place, scenario.bytes)?;
         let mut totals = [0.0; 2];
+        let file = self.directory.path().join("counted");
         for (total, requests) in totals.iter_mut().zip([few, many]) {
-            let file = self.directory.path().join("counted");
             let running = self.proxy(proxy, scenario.place, Some((meter, &file)))?;
             self.load(proxy, scenario, running.pid(), &Extent::Requests(requests))?;
             if !running.end(READY_WITHIN_METERED) {
                 return Err(StageError::NotEnded { what: proxy.name() });
             }
             *total = meter.total(&file)?;
+        }
+        if let Some(profiles) = &self.profiles {
+            let name = format!("{}.{}", scenario.name, meter.name());
+            std::fs::copy(&file, profiles.join(name))?;
         }
         #[expect(clippy::cast_precision_loss, reason = "counts are small")]
         let requests = (many - few) as f64;

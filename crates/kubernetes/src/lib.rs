@@ -1,6 +1,7 @@
-//! The control plane's side of a Kubernetes cluster: what it reads there, and what it writes.
+//! A Kubernetes cluster, as the control plane reads and writes it, and the way of the operator's commands to its pods.
 //!
 //! - [`connect`]: the way to the API server.
+//! - [`port_forward`]: questions to pods over HTTP, through the API server.
 //! - [`watch`]: every kind that the mesh reads, as validated types; what they mean is not known here.
 //! - [`waypoint`]: from a Gateway to the objects that run its waypoint, without I/O.
 //! - [`apply`], [`deployer`]: keeps these objects as they should be.
@@ -15,12 +16,13 @@ pub mod ca_secret;
 mod client;
 pub mod deployer;
 pub mod leader;
+pub mod port_forward;
 pub mod root_config_map;
 mod source;
 pub mod status;
 pub mod token;
 pub mod waypoint;
 
-pub use client::{Access, ConnectError, connect};
+pub use client::{Access, ConnectError, Operator, connect};
 pub use kube::Client;
 pub use source::{Batch, Observed, Options, watch};

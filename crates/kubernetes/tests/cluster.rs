@@ -22,6 +22,8 @@ mod kinds;
 mod log;
 #[path = "cluster/many.rs"]
 mod many;
+#[path = "cluster/port_forward.rs"]
+mod port_forward;
 #[path = "cluster/status.rs"]
 mod status;
 #[path = "cluster/token.rs"]

@@ -24,11 +24,12 @@
 //!
 //! The controller manager, where it runs, is the whole one: it writes EndpointSlices and default ServiceAccounts, empties
 //! namespaces and collects garbage, and it also ends Pods of Nodes that do not exist (after 40 s). There is no kubelet: Pods
-//! are what a test writes into their status, and one that has a Node goes only by `--force --grace-period=0`.
+//! are what a test writes into their status, and one that has a Node goes only by `--force --grace-period=0`. [`Forwarder`] plays the kubelet for port-forwards.
 
 mod api_server;
 mod certificates;
 mod crds;
+mod forwarder;
 mod istiod;
 mod kubelet;
 mod process;
@@ -36,6 +37,7 @@ mod programs;
 
 pub use api_server::{ApiServer, Options};
 pub use crds::{Crds, UpstreamCrds};
+pub use forwarder::{Dial, Forwarder};
 pub use istiod::Istiod;
 pub use kubelet::{Container, mount_volumes, run_pod, set_running};
 pub use programs::{Programs, helm};

@@ -95,7 +95,12 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     (
         "waymark-cli",
-        &["waymark-api", "waymark-proto", "waymark-rt"],
+        &[
+            "waymark-api",
+            "waymark-kubernetes",
+            "waymark-proto",
+            "waymark-rt",
+        ],
     ),
     ("waymark-samples", &["waymark-rt"]),
     (

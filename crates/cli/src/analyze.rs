@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 use serde_json::Value;
 
 use crate::error::CliError;
-use crate::mesh::{Mesh, get_json};
+use crate::mesh::{self, get_json};
 use crate::printer::{Format, structured};
 use crate::table::Table;
 use crate::{Context, Global};
@@ -109,13 +109,10 @@ pub(crate) async fn run(
     let report = match args.simulate {
         Some(size) => (cx.simulate)(size).map_err(CliError::Data)?,
         None => {
-            let mesh = Mesh::find(global)?;
-            get_json(
-                "the control plane",
-                mesh.control_plane.debug,
-                "debug/distribution",
-            )
-            .await?
+            let mesh = mesh::open(global, cx.err).await?;
+            let peers = mesh.control_planes(None).await?;
+            let first = peers.first().expect("there is at least one");
+            get_json(&*mesh, first, "debug/distribution").await?
         }
     };
     let text = match args.output {

@@ -15,6 +15,23 @@ pub enum CliError {
         /// Where it was looked for.
         state_dir: PathBuf,
     },
+    /// No kubeconfig leads to a cluster.
+    #[error(transparent)]
+    Connect(#[from] waymark_kubernetes::ConnectError),
+    /// The API server refused something, or did not answer.
+    #[error("{action}: {reason}")]
+    Api {
+        /// What was being done.
+        action: String,
+        /// What the API server said.
+        reason: String,
+    },
+    /// No control plane runs in the cluster.
+    #[error("no running Istio pods in \"{namespace}\"")]
+    NoControlPlane {
+        /// Where they were looked for.
+        namespace: String,
+    },
     /// The argument names nothing that runs.
     #[error("{0}")]
     NotFound(String),
@@ -48,16 +65,23 @@ pub enum CliError {
     /// Data to analyse was broken.
     #[error("{0}")]
     BadInput(String),
+    /// What was analysed has issues at or above the threshold.
+    #[error("{0}")]
+    Issues(String),
 }
 
 impl CliError {
-    /// Upstream's: 64 for usage, 65 for input that can't be parsed, else 1.
+    /// Upstream's: 64 for usage, 65 for input that can't be parsed, 79 for issues that were found, else 1.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Usage(_) => 64,
             Self::BadInput(_) => 65,
+            Self::Issues(_) => 79,
             Self::NoMesh { .. }
+            | Self::Connect(_)
+            | Self::Api { .. }
+            | Self::NoControlPlane { .. }
             | Self::NotFound(_)
             | Self::Ask { .. }
             | Self::Data(_)
@@ -71,8 +95,11 @@ impl CliError {
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::NoMesh { .. } => {
-                Some("start one with `waymark up`, or name its state directory with --state-dir")
+            Self::NoMesh { .. } => Some(
+                "start one with `waymark up`, name its state directory with --state-dir, or a cluster with --kubeconfig or --context",
+            ),
+            Self::NoControlPlane { .. } => {
+                Some("-i names the namespace of the control plane, --revision one of several")
             }
             Self::NotFound(_) => {
                 Some("`waymark waypoint list -A` and `waymark proxy-status` show what there is")

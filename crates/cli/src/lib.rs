@@ -1,7 +1,7 @@
 //! The operator's commands, with the verbs, flags and tables of istioctl.
 //!
-//! A command is a function from arguments and what the mesh answers to text; `main` gives it the streams. Data goes to
-//! `out`, talk to `err`.
+//! A command is a function from arguments and what the mesh answers (`mesh::MeshClient`: a mesh on this machine or one in a
+//! cluster) to text; `main` gives it the streams. Data goes to `out`, talk to `err`.
 #![forbid(unsafe_code)]
 
 mod analyze;
@@ -11,6 +11,7 @@ mod crds;
 mod dump;
 mod error;
 mod mesh;
+mod plugin;
 mod printer;
 mod proxy_config;
 mod proxy_status;
@@ -18,15 +19,18 @@ mod table;
 mod target;
 mod version;
 mod waypoint;
+mod ztunnel_config;
 
 use std::io::Write;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use waymark_kubernetes::Operator;
 
 pub use crate::analyze::{Simulator, Size};
 pub use crate::capture::{CaptureServer, ServeCaptureArgs};
 pub use crate::error::CliError;
+pub use crate::plugin::{NAME, called_as};
 
 /// Flags that every command takes.
 #[derive(Debug, Clone, Default, Args)]
@@ -48,6 +52,39 @@ pub struct Global {
     /// State directory of a mesh on this machine [default: $XDG_STATE_HOME/waymark or ~/.local/state/waymark].
     #[arg(long, global = true, env = "WAYMARK_STATE_DIR", value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
+    /// Kubeconfig of a cluster, where the mesh is not one on this machine [default: $KUBECONFIG or ~/.kube/config].
+    #[arg(short = 'c', long, global = true, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Context of the kubeconfig [default: its current one].
+    #[arg(long, global = true, value_name = "NAME")]
+    pub context: Option<String>,
+    /// Ask the API server as this user.
+    #[arg(long = "as", global = true, value_name = "USER")]
+    pub as_user: Option<String>,
+    /// UID of the user that is impersonated.
+    #[arg(long, global = true, value_name = "UID", requires = "as_user")]
+    pub as_uid: Option<String>,
+    /// Group of the user that is impersonated; may be given several times.
+    #[arg(long, global = true, value_name = "GROUP", requires = "as_user")]
+    pub as_group: Vec<String>,
+}
+
+impl Global {
+    /// Whether a flag says that the mesh is in a cluster.
+    pub(crate) fn names_a_cluster(&self) -> bool {
+        self.kubeconfig.is_some() || self.context.is_some() || self.as_user.is_some()
+    }
+
+    /// Who asks which API server.
+    pub(crate) fn operator(&self) -> Operator {
+        Operator {
+            kubeconfig: self.kubeconfig.clone(),
+            context: self.context.clone(),
+            user: self.as_user.clone(),
+            uid: self.as_uid.clone(),
+            groups: self.as_group.clone(),
+        }
+    }
 }
 
 /// The operator's commands.
@@ -58,6 +95,9 @@ pub enum Command {
     /// What a proxy has been configured with.
     #[command(alias = "pc")]
     ProxyConfig(proxy_config::ProxyConfigArgs),
+    /// What a node proxy knows of the mesh.
+    #[command(alias = "zc")]
+    ZtunnelConfig(ztunnel_config::ZtunnelConfigArgs),
     /// Whether each proxy has what the control plane has sent.
     #[command(alias = "ps")]
     ProxyStatus(proxy_status::ProxyStatusArgs),
@@ -116,6 +156,7 @@ pub async fn run(global: &Global, command: Command, cx: &mut Context<'_>) -> Res
     match command {
         Command::Waypoint(args) => waypoint::run(global, args, cx).await,
         Command::ProxyConfig(args) => proxy_config::run(global, args, cx).await,
+        Command::ZtunnelConfig(args) => ztunnel_config::run(global, args, cx).await,
         Command::ProxyStatus(args) => proxy_status::run(global, args, cx).await,
         Command::Analyze(args) => analyze::run(global, args, cx).await,
         Command::Version(args) => version::run(global, args, cx).await,

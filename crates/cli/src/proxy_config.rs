@@ -16,9 +16,8 @@ use serde_json::Value;
 
 use crate::dump::Dump;
 use crate::error::CliError;
-use crate::mesh::{Mesh, get, read_file};
+use crate::mesh::{self, ADMIN_PORT, MeshClient, Peer, get, read_file};
 use crate::printer::{Format, structured, typed};
-use crate::target::{Proxy, resolve};
 use crate::{Context, Global};
 
 /// Arguments of `proxy-config`.
@@ -68,6 +67,9 @@ pub(crate) struct SourceArgs {
     /// Form of the output [default: short; bootstrap: json].
     #[arg(short, long, value_name = "json|yaml|short")]
     pub(crate) output: Option<String>,
+    /// Port of the proxy's admin endpoint, in a cluster.
+    #[arg(long, default_value_t = ADMIN_PORT, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) proxy_admin_port: u16,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -82,19 +84,28 @@ pub(crate) struct AllArgs {
 /// Where a command reads from.
 pub(crate) enum Source {
     File(PathBuf),
-    Live(Proxy),
+    Live {
+        mesh: Box<dyn MeshClient>,
+        proxy: Peer,
+    },
 }
 
 impl SourceArgs {
-    pub(crate) fn open(&self, global: &Global, command: &str) -> Result<Source, CliError> {
+    pub(crate) async fn open(
+        &self,
+        global: &Global,
+        cx: &mut Context<'_>,
+        command: &str,
+    ) -> Result<Source, CliError> {
         match (&self.target, &self.file) {
             (Some(_), Some(_)) | (None, None) => Err(CliError::Usage(format!(
                 "{command} requires pod name or --file parameter"
             ))),
             (None, Some(file)) => Ok(Source::File(file.clone())),
             (Some(target), None) => {
-                let mesh = Mesh::find(global)?;
-                resolve(&mesh, global, target).map(Source::Live)
+                let mesh = mesh::open(global, cx.err).await?;
+                let proxy = mesh.proxy(target, self.proxy_admin_port).await?;
+                Ok(Source::Live { mesh, proxy })
             }
         }
     }
@@ -117,7 +128,7 @@ impl Source {
     pub(crate) async fn read(&self, path: &str) -> Result<Vec<u8>, CliError> {
         match self {
             Self::File(file) => read_file(file),
-            Self::Live(proxy) => Ok(get(&proxy.name, proxy.admin, path).await?.to_vec()),
+            Self::Live { mesh, proxy } => Ok(get(&**mesh, proxy, path).await?.to_vec()),
         }
     }
 
@@ -135,93 +146,124 @@ pub(crate) async fn run(
     args: ProxyConfigArgs,
     cx: &mut Context<'_>,
 ) -> Result<(), CliError> {
-    match args.command {
-        ProxyConfig::Cluster(args) => {
-            let format = args.source.format(Format::Table)?;
-            let source = args.source.open(global, "cluster")?;
-            let dump = source
-                .dump("config_dump?mask=dynamic_active_clusters,dynamic_warming_clusters,static_clusters")
-                .await?;
-            let text = match format {
-                Format::Table => cluster::table(&dump, &args)?,
-                Format::Json | Format::Yaml => many(cluster::select(&dump, &args)?, format),
-            };
-            print(cx, &text)
-        }
-        ProxyConfig::Listener(args) => {
-            let format = args.source.format(Format::Table)?;
-            let source = args.source.open(global, "listener")?;
-            let dump = source
-                .dump("config_dump?mask=dynamic_listeners,static_listeners")
-                .await?;
-            let text = match format {
-                _ if args.waypoint => listener::waypoint_table(&dump)?,
-                Format::Table => listener::table(&dump, &args)?,
-                Format::Json | Format::Yaml => many(listener::select(&dump, &args)?, format),
-            };
-            print(cx, &text)
-        }
-        ProxyConfig::Route(args) => {
-            let format = args.source.format(Format::Table)?;
-            let source = args.source.open(global, "route")?;
-            let dump = source
-                .dump("config_dump?mask=dynamic_route_configs,static_route_configs")
-                .await?;
-            let text = match format {
-                Format::Table => route::table(&dump, &args)?,
-                Format::Json | Format::Yaml => many(route::select(&dump, &args)?, format),
-            };
-            print(cx, &text)
-        }
-        ProxyConfig::Endpoint(args) => {
-            let format = args.source.format(Format::Table)?;
-            let source = args.source.open(global, "endpoint")?;
-            let clusters = endpoint::parse(&source.read("clusters?format=json").await?)?;
-            let text = match format {
-                Format::Table => endpoint::table(&clusters, &args),
-                Format::Json | Format::Yaml => {
-                    structured(&endpoint::select(&clusters, &args), format)
-                }
-            };
-            print(cx, &text)
-        }
-        ProxyConfig::Secret(args) => {
-            let format = args.format(Format::Table)?;
-            let source = args.open(global, "secret")?;
-            let dump = source
-                .dump("config_dump?mask=dynamic_active_secrets,dynamic_warming_secrets")
-                .await?;
-            let text = match format {
-                Format::Table => secret::table(&dump, time::OffsetDateTime::now_utc())?,
-                Format::Json | Format::Yaml => structured(&typed(dump.section("Secrets")?), format),
-            };
-            print(cx, &text)
-        }
-        ProxyConfig::Bootstrap(args) => {
-            let format = args.format(Format::Json)?;
-            let source = args.open(global, "bootstrap")?;
-            let dump = source.dump("config_dump?mask=bootstrap").await?;
-            let text = match format {
-                Format::Table => bootstrap::table(dump.section("Bootstrap")?),
-                Format::Json | Format::Yaml => {
-                    structured(&typed(dump.section("Bootstrap")?), format)
-                }
-            };
-            print(cx, &text)
-        }
-        ProxyConfig::All(args) => {
-            let format = args.source.format(Format::Table)?;
-            let source = args.source.open(global, "all")?;
-            let body = source.read("config_dump?include_eds=true").await?;
-            let text = match format {
-                Format::Table => all(&Dump::parse(&body)?, args.with_headers)?,
-                Format::Json => String::from_utf8_lossy(&body).into_owned(),
-                Format::Yaml => structured(&Dump::parse(&body)?.value, format),
-            };
-            print(cx, &text)
-        }
-        ProxyConfig::Log(args) => log::run(global, args, cx).await,
-    }
+    let text = match args.command {
+        ProxyConfig::Cluster(args) => clusters(global, &args, cx).await?,
+        ProxyConfig::Listener(args) => listeners(global, &args, cx).await?,
+        ProxyConfig::Route(args) => routes(global, &args, cx).await?,
+        ProxyConfig::Endpoint(args) => endpoints(global, &args, cx).await?,
+        ProxyConfig::Secret(args) => secrets(global, &args, cx).await?,
+        ProxyConfig::Bootstrap(args) => bootstrap(global, &args, cx).await?,
+        ProxyConfig::All(args) => everything(global, &args, cx).await?,
+        ProxyConfig::Log(args) => return log::run(global, args, cx).await,
+    };
+    print(cx, &text)
+}
+
+async fn clusters(
+    global: &Global,
+    args: &cluster::ClusterArgs,
+    cx: &mut Context<'_>,
+) -> Result<String, CliError> {
+    let format = args.source.format(Format::Table)?;
+    let mask = "dynamic_active_clusters,dynamic_warming_clusters,static_clusters";
+    let source = args.source.open(global, cx, "cluster").await?;
+    let dump = source.dump(&format!("config_dump?mask={mask}")).await?;
+    Ok(match format {
+        Format::Table => cluster::table(&dump, args)?,
+        Format::Json | Format::Yaml => many(cluster::select(&dump, args)?, format),
+    })
+}
+
+async fn listeners(
+    global: &Global,
+    args: &listener::ListenerArgs,
+    cx: &mut Context<'_>,
+) -> Result<String, CliError> {
+    let format = args.source.format(Format::Table)?;
+    let source = args.source.open(global, cx, "listener").await?;
+    let dump = source
+        .dump("config_dump?mask=dynamic_listeners,static_listeners")
+        .await?;
+    Ok(match format {
+        _ if args.waypoint => listener::waypoint_table(&dump)?,
+        Format::Table => listener::table(&dump, args)?,
+        Format::Json | Format::Yaml => many(listener::select(&dump, args)?, format),
+    })
+}
+
+async fn routes(
+    global: &Global,
+    args: &route::RouteArgs,
+    cx: &mut Context<'_>,
+) -> Result<String, CliError> {
+    let format = args.source.format(Format::Table)?;
+    let source = args.source.open(global, cx, "route").await?;
+    let dump = source
+        .dump("config_dump?mask=dynamic_route_configs,static_route_configs")
+        .await?;
+    Ok(match format {
+        Format::Table => route::table(&dump, args)?,
+        Format::Json | Format::Yaml => many(route::select(&dump, args)?, format),
+    })
+}
+
+async fn endpoints(
+    global: &Global,
+    args: &endpoint::EndpointArgs,
+    cx: &mut Context<'_>,
+) -> Result<String, CliError> {
+    let format = args.source.format(Format::Table)?;
+    let source = args.source.open(global, cx, "endpoint").await?;
+    let clusters = endpoint::parse(&source.read("clusters?format=json").await?)?;
+    Ok(match format {
+        Format::Table => endpoint::table(&clusters, args),
+        Format::Json | Format::Yaml => structured(&endpoint::select(&clusters, args), format),
+    })
+}
+
+async fn secrets(
+    global: &Global,
+    args: &SourceArgs,
+    cx: &mut Context<'_>,
+) -> Result<String, CliError> {
+    let format = args.format(Format::Table)?;
+    let source = args.open(global, cx, "secret").await?;
+    let dump = source
+        .dump("config_dump?mask=dynamic_active_secrets,dynamic_warming_secrets")
+        .await?;
+    Ok(match format {
+        Format::Table => secret::table(&dump, time::OffsetDateTime::now_utc())?,
+        Format::Json | Format::Yaml => structured(&typed(dump.section("Secrets")?), format),
+    })
+}
+
+async fn bootstrap(
+    global: &Global,
+    args: &SourceArgs,
+    cx: &mut Context<'_>,
+) -> Result<String, CliError> {
+    let format = args.format(Format::Json)?;
+    let source = args.open(global, cx, "bootstrap").await?;
+    let dump = source.dump("config_dump?mask=bootstrap").await?;
+    Ok(match format {
+        Format::Table => bootstrap::table(dump.section("Bootstrap")?),
+        Format::Json | Format::Yaml => structured(&typed(dump.section("Bootstrap")?), format),
+    })
+}
+
+async fn everything(
+    global: &Global,
+    args: &AllArgs,
+    cx: &mut Context<'_>,
+) -> Result<String, CliError> {
+    let format = args.source.format(Format::Table)?;
+    let source = args.source.open(global, cx, "all").await?;
+    let body = source.read("config_dump?include_eds=true").await?;
+    Ok(match format {
+        Format::Table => all(&Dump::parse(&body)?, args.with_headers)?,
+        Format::Json => String::from_utf8_lossy(&body).into_owned(),
+        Format::Yaml => structured(&Dump::parse(&body)?.value, format),
+    })
 }
 
 /// The resources as typed messages.

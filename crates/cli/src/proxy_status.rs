@@ -2,14 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
 use clap::Args;
+use http::{Method, StatusCode};
 use serde_json::Value;
 
 use crate::error::CliError;
-use crate::mesh::{Mesh, get_json};
+use crate::mesh::{self, ADMIN_PORT, MeshClient, Peer, get_json};
 use crate::printer::{Format, structured};
 use crate::table::Table;
-use crate::target::resolve;
 use crate::{Context, Global};
 
 /// Type URLs with the names that tables use, in the order of the default table.
@@ -61,11 +62,19 @@ pub struct ProxyStatusArgs {
     /// 1: a column for each type.
     #[arg(short, long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=1))]
     verbosity: u8,
+    /// Only control planes of this revision.
+    #[arg(short, long, value_name = "NAME")]
+    revision: Option<String>,
+    /// Port of the proxy's admin endpoint, in a cluster.
+    #[arg(long, default_value_t = ADMIN_PORT, value_name = "PORT")]
+    proxy_admin_port: u16,
 }
 
 /// A proxy as `/debug/syncz` shows it.
 struct Row<'a> {
     name: &'a str,
+    /// The replica of the control plane that it is connected to.
+    istiod: &'a str,
     cluster: &'a str,
     version: &'a str,
     /// Status text by type URL.
@@ -77,37 +86,53 @@ pub(crate) async fn run(
     args: ProxyStatusArgs,
     cx: &mut Context<'_>,
 ) -> Result<(), CliError> {
-    let mesh = Mesh::find(global)?;
+    let mesh = mesh::open(global, cx.err).await?;
+    let mesh: &dyn MeshClient = &*mesh;
+    let control_planes = mesh.control_planes(args.revision.as_deref()).await?;
     let text = match &args.target {
-        Some(target) => compare(&mesh, global, target).await?,
+        Some(target) => {
+            let proxy = mesh.proxy(target, args.proxy_admin_port).await?;
+            compare(mesh, &control_planes, &proxy).await?
+        }
         None => {
-            let syncz =
-                get_json("the control plane", mesh.control_plane.debug, "debug/syncz").await?;
-            let proxies: Vec<Value> = syncz
-                .as_array()
-                .into_iter()
-                .flatten()
-                .filter(|p| {
-                    let namespace = p["proxy"]
-                        .as_str()
-                        .and_then(|n| n.rsplit_once('.'))
-                        .map(|(_, ns)| ns);
-                    global.namespace.is_none() || global.namespace.as_deref() == namespace
-                })
-                .cloned()
-                .collect();
+            let proxies = connected(mesh, &control_planes, global.namespace.as_deref()).await?;
             match args.output {
                 Format::Table => table(&proxies, args.verbosity, now_seconds()),
-                Format::Json | Format::Yaml => structured(&Value::Array(proxies), args.output),
+                Format::Json | Format::Yaml => {
+                    let proxies = proxies.into_iter().map(|(_, proxy)| proxy).collect();
+                    structured(&Value::Array(proxies), args.output)
+                }
             }
         }
     };
     cx.out.write_all(text.as_bytes()).map_err(CliError::Output)
 }
 
-fn table(proxies: &[Value], verbosity: u8, now: i64) -> String {
-    let mut rows: Vec<Row<'_>> = proxies.iter().map(|p| row(p, now)).collect();
-    rows.sort_by_key(|r| r.name);
+/// The proxies that are connected to each replica of the control plane, with its name.
+async fn connected(
+    mesh: &dyn MeshClient,
+    control_planes: &[Peer],
+    namespace: Option<&str>,
+) -> Result<Vec<(String, Value)>, CliError> {
+    let mut proxies = Vec::new();
+    for peer in control_planes {
+        let syncz = get_json(mesh, peer, "debug/syncz").await?;
+        for proxy in syncz.as_array().into_iter().flatten() {
+            let of = proxy["proxy"].as_str().and_then(|n| n.rsplit_once('.'));
+            if namespace.is_none() || namespace == of.map(|(_, namespace)| namespace) {
+                proxies.push((peer.name.clone(), proxy.clone()));
+            }
+        }
+    }
+    Ok(proxies)
+}
+
+fn table(proxies: &[(String, Value)], verbosity: u8, now: i64) -> String {
+    let mut rows: Vec<Row<'_>> = proxies
+        .iter()
+        .map(|(istiod, proxy)| row(istiod, proxy, now))
+        .collect();
+    rows.sort_by_key(|r| (r.name, r.istiod));
     let mut table = Table::new(5);
     if verbosity == 0 {
         table.row(["NAME", "CLUSTER", "ISTIOD", "VERSION", "SUBSCRIBED TYPES"]);
@@ -115,7 +140,7 @@ fn table(proxies: &[Value], verbosity: u8, now: i64) -> String {
             table.row([
                 row.name,
                 row.cluster,
-                "waymark",
+                row.istiod,
                 row.version,
                 &subscribed(&row.types),
             ]);
@@ -139,13 +164,13 @@ fn table(proxies: &[Value], verbosity: u8, now: i64) -> String {
             [row.name, row.cluster]
                 .into_iter()
                 .chain(cells)
-                .chain(["waymark", row.version]),
+                .chain([row.istiod, row.version]),
         );
     }
     table.render()
 }
 
-fn row(proxy: &Value, now: i64) -> Row<'_> {
+fn row<'a>(istiod: &'a str, proxy: &'a Value, now: i64) -> Row<'a> {
     let text = |key: &str| proxy[key].as_str().unwrap_or("");
     let resources = proxy["resources"].as_object();
     let types = resources
@@ -155,6 +180,7 @@ fn row(proxy: &Value, now: i64) -> Row<'_> {
         .collect();
     Row {
         name: text("proxy"),
+        istiod,
         cluster: text("cluster_id"),
         version: text("istio_version"),
         types,
@@ -219,11 +245,13 @@ fn short(url: &str) -> &str {
 }
 
 /// Clusters, listeners and routes of the proxy against those of the control plane.
-async fn compare(mesh: &Mesh, global: &Global, target: &str) -> Result<String, CliError> {
-    let proxy = resolve(mesh, global, target)?;
-    let theirs = crate::mesh::get(&proxy.name, proxy.admin, "config_dump").await?;
-    let path = format!("debug/config_dump?proxyID={}", proxy.name);
-    let ours = crate::mesh::get("the control plane", mesh.control_plane.debug, &path).await?;
+async fn compare(
+    mesh: &dyn MeshClient,
+    control_planes: &[Peer],
+    proxy: &Peer,
+) -> Result<String, CliError> {
+    let theirs = mesh::get(mesh, proxy, "config_dump").await?;
+    let ours = wanted(mesh, control_planes, proxy).await?;
     let (theirs, ours) = (
         crate::dump::Dump::parse(&theirs)?,
         crate::dump::Dump::parse(&ours)?,
@@ -245,6 +273,25 @@ async fn compare(mesh: &Mesh, global: &Global, target: &str) -> Result<String, C
         }
     }
     Ok(text)
+}
+
+/// What the control plane would send: from the replica that the proxy is connected to.
+async fn wanted(
+    mesh: &dyn MeshClient,
+    control_planes: &[Peer],
+    proxy: &Peer,
+) -> Result<Bytes, CliError> {
+    let path = format!("debug/config_dump?proxyID={}", proxy.name);
+    for peer in control_planes {
+        let answer = mesh.ask(peer, Method::GET, &path).await?;
+        if answer.0 != StatusCode::NOT_FOUND {
+            return mesh::good(peer, answer);
+        }
+    }
+    Err(CliError::NotFound(format!(
+        "proxy {} is connected to no control plane",
+        proxy.name
+    )))
 }
 
 /// What the control plane sends and the proxy has not, or has otherwise. What only the proxy has is its own bootstrap.
@@ -272,14 +319,15 @@ mod tests {
 
     use super::*;
 
-    fn proxies() -> Vec<Value> {
-        vec![
+    fn proxies() -> Vec<(String, Value)> {
+        let proxies = [
             json!({"proxy": "waypoint-0.default", "cluster_id": "Kubernetes", "istio_version": "0.1.0", "resources": {
                 (TYPES[0].0): {"sent": "a", "acked": "a", "sentTime": "1970-01-01T00:00:10Z"},
                 (TYPES[1].0): {"sent": "b", "acked": "a", "sentTime": "1970-01-01T00:00:10Z"},
                 (TYPES[3].0): {"sent": "b", "acked": "a", "lastError": "no", "sentTime": "1970-01-01T00:00:10Z"}}}),
             json!({"proxy": "node.istio-system", "cluster_id": "Kubernetes", "istio_version": "0.1.0", "resources": {}}),
-        ]
+        ];
+        proxies.map(|proxy| ("waymark".to_owned(), proxy)).into()
     }
 
     #[test]

@@ -4,7 +4,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::error::CliError;
-use crate::mesh::{Mesh, get_json};
+use crate::mesh::{self, MeshClient, get_json};
 use crate::printer::{Format, structured};
 use crate::{Context, Global};
 
@@ -22,6 +22,17 @@ pub struct VersionArgs {
     /// Ask the running mesh too.
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     remote: bool,
+    /// Only control planes of this revision.
+    #[arg(short, long, value_name = "NAME")]
+    revision: Option<String>,
+}
+
+/// What the running mesh says of itself.
+#[derive(Default)]
+struct Remote {
+    /// Each replica of the control plane: its name, what it says.
+    control_planes: Vec<(String, Value)>,
+    proxies: Vec<Value>,
 }
 
 pub(crate) async fn run(
@@ -35,56 +46,73 @@ pub(crate) async fn run(
         Some("yaml") => Some(Format::Yaml),
         Some(_) => return Err(CliError::Usage("--output must be 'yaml' or 'json'".into())),
     };
-    let mesh = match args.remote.then(|| Mesh::find(global)) {
-        None => None,
-        Some(Ok(mesh)) => Some(mesh),
-        Some(Err(CliError::NoMesh { state_dir })) => {
-            let _ = writeln!(
-                cx.err,
-                "Waymark is not running from {}",
-                state_dir.display()
-            );
-            None
+    let remote = if args.remote {
+        match ask(global, args.revision.as_deref(), cx).await {
+            Ok(remote) => remote,
+            // To have none is no error.
+            Err(CliError::NoMesh { state_dir }) => {
+                let dir = state_dir.display();
+                let _ = writeln!(cx.err, "Waymark is not running from {dir}");
+                Remote::default()
+            }
+            Err(error @ CliError::NoControlPlane { .. }) => {
+                let _ = writeln!(cx.err, "Istio is not present in the cluster: {error}");
+                Remote::default()
+            }
+            Err(error) => return Err(error),
         }
-        Some(Err(error)) => return Err(error),
-    };
-    let (control, proxies) = match &mesh {
-        None => (None, Vec::new()),
-        Some(mesh) => {
-            let debug = mesh.control_plane.debug;
-            let control = get_json("the control plane", debug, "version").await?;
-            let proxies = get_json("the control plane", debug, "debug/syncz").await?;
-            (
-                Some(control),
-                proxies.as_array().cloned().unwrap_or_default(),
-            )
-        }
+    } else {
+        Remote::default()
     };
     let text = match format {
-        Some(format) => structured(&document(control.as_ref(), &proxies), format),
-        None => lines(control.as_ref(), &proxies, args.short),
+        Some(format) => structured(&document(&remote), format),
+        None => lines(&remote, args.short),
     };
     cx.out.write_all(text.as_bytes()).map_err(CliError::Output)
+}
+
+async fn ask(
+    global: &Global,
+    revision: Option<&str>,
+    cx: &mut Context<'_>,
+) -> Result<Remote, CliError> {
+    let mesh = mesh::open(global, cx.err).await?;
+    let mesh: &dyn MeshClient = &*mesh;
+    let mut remote = Remote::default();
+    for peer in mesh.control_planes(revision).await? {
+        let version = get_json(mesh, &peer, "version").await?;
+        let proxies = get_json(mesh, &peer, "debug/syncz").await?;
+        remote.control_planes.push((peer.name, version));
+        remote
+            .proxies
+            .extend(proxies.as_array().cloned().unwrap_or_default());
+    }
+    Ok(remote)
 }
 
 fn build_info() -> Value {
     json!({"version": VERSION, "revision": "unknown", "golang_version": "", "status": "Clean", "tag": VERSION})
 }
 
-fn document(control: Option<&Value>, proxies: &[Value]) -> Value {
-    let data_plane: Vec<Value> = proxies
+fn document(remote: &Remote) -> Value {
+    let data_plane: Vec<Value> = remote
+        .proxies
         .iter()
         .map(|p| json!({"ID": p["proxy"], "IstioVersion": p["istio_version"], "Type": p["proxy_type"]}))
         .collect();
     let mut document = json!({"clientVersion": build_info()});
-    if let Some(info) = control {
-        document["meshVersion"] = json!([{"Component": "pilot", "Info": info}]);
+    if !remote.control_planes.is_empty() {
+        document["meshVersion"] = remote
+            .control_planes
+            .iter()
+            .map(|(_, info)| json!({"Component": "pilot", "Info": info}))
+            .collect();
         document["dataPlaneVersion"] = json!(data_plane);
     }
     document
 }
 
-fn lines(control: Option<&Value>, proxies: &[Value], short: bool) -> String {
+fn lines(remote: &Remote, short: bool) -> String {
     let form = |info: &Value| {
         let version = info["version"].as_str().unwrap_or("unknown");
         if short {
@@ -94,10 +122,16 @@ fn lines(control: Option<&Value>, proxies: &[Value], short: bool) -> String {
         }
     };
     let mut text = format!("client version: {}\n", form(&build_info()));
-    if let Some(info) = control {
-        text.push_str(&format!("control plane version: {}\n", form(info)));
+    if let [(_, first), others @ ..] = remote.control_planes.as_slice() {
+        if others.iter().all(|(_, info)| form(info) == form(first)) {
+            text.push_str(&format!("control plane version: {}\n", form(first)));
+        } else {
+            for (name, info) in &remote.control_planes {
+                text.push_str(&format!("{name} version: {}\n", form(info)));
+            }
+        }
         let mut counts = std::collections::BTreeMap::<&str, usize>::new();
-        for proxy in proxies {
+        for proxy in &remote.proxies {
             let version = proxy["istio_version"]
                 .as_str()
                 .filter(|v| !v.is_empty())
@@ -124,19 +158,29 @@ mod tests {
 
     #[test]
     fn counts_proxies_by_version() {
-        let proxies = [
-            json!({"istio_version": "0.1.0"}),
-            json!({"istio_version": "0.1.0"}),
-            json!({}),
-        ];
+        let replica = |name: &str, version: &str| (name.to_owned(), json!({"version": version}));
+        let mut remote = Remote {
+            control_planes: vec![replica("a", "0.1.0"), replica("b", "0.1.0")],
+            proxies: vec![
+                json!({"istio_version": "0.1.0"}),
+                json!({"istio_version": "0.1.0"}),
+                json!({}),
+            ],
+        };
+        let data_plane = "data plane version: 0.1.0 (2 proxies), unknown (1 proxies)\n";
         assert_eq!(
-            lines(Some(&json!({"version": "0.1.0"})), &proxies, true),
+            lines(&remote, true),
+            format!("client version: {VERSION}\ncontrol plane version: 0.1.0\n{data_plane}")
+        );
+        remote.control_planes.push(replica("c", "0.2.0"));
+        assert_eq!(
+            lines(&remote, true),
             format!(
-                "client version: {VERSION}\ncontrol plane version: 0.1.0\ndata plane version: 0.1.0 (2 proxies), unknown (1 proxies)\n"
+                "client version: {VERSION}\na version: 0.1.0\nb version: 0.1.0\nc version: 0.2.0\n{data_plane}"
             )
         );
         assert_eq!(
-            lines(None, &[], true),
+            lines(&Remote::default(), true),
             format!("client version: {VERSION}\n")
         );
     }

@@ -1,28 +1,26 @@
 //! `waypoint`: generates, applies, lists and deletes waypoint Gateways.
 //!
 //! On a mesh of this machine the Gateways are documents of the mesh directory, and what the control plane made of them is in
-//! its status file.
+//! its status file; in a cluster both are at the API server.
 
 pub(crate) mod gateway;
-mod manifests;
+pub(crate) mod manifests;
 pub(crate) mod seed;
-mod status;
+pub(crate) mod status;
 
 use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
 use serde_json::Value;
+use waymark_api::waypoint::WaypointClass;
 
 use self::gateway::{Form, Spec};
-use self::manifests::Manifests;
-use self::status::{GatewayStatus, Statuses};
+use self::status::GatewayStatus;
 use crate::error::CliError;
-use crate::mesh::Mesh;
+use crate::mesh::{self, MeshClient};
 use crate::printer::{Format, structured};
 use crate::table::Table;
 use crate::{Context, Global};
-
-const POLL: Duration = Duration::from_millis(200);
 
 /// Arguments of `waypoint`.
 #[derive(Debug, Clone, Args)]
@@ -61,6 +59,9 @@ struct GenerateArgs {
     /// Revision of the control plane in charge.
     #[arg(short, long, default_value = "", hide_default_value = true)]
     revision: String,
+    /// Class of the Gateway: istio-waypoint or waymark-waypoint.
+    #[arg(long, value_name = "CLASS", value_parser = parse_class, default_value = "istio-waypoint")]
+    class: WaypointClass,
     /// A waypoint for the workloads of this service account: the form of 2023.
     #[arg(short, long, value_name = "NAME")]
     service_account: Option<String>,
@@ -134,7 +135,7 @@ pub(crate) async fn run(
             print(cx, &spec.yaml())
         }
         Waypoint::Apply(args) => apply(global, name, args, cx).await,
-        Waypoint::List(args) => list(global, &args, cx),
+        Waypoint::List(args) => list(global, &args, cx).await,
         Waypoint::Status(args) => show_status(global, &args, cx).await,
         Waypoint::Delete(args) => {
             if args.names.is_empty() && !args.all && args.revision.is_empty() {
@@ -147,7 +148,7 @@ pub(crate) async fn run(
                     "cannot specify waypoint names when deleting all waypoints".into(),
                 ));
             }
-            delete(global, &args.names, &args.revision, cx)
+            delete(global, &args.names, &args.revision, cx).await
         }
     }
 }
@@ -164,7 +165,14 @@ fn spec(name: &str, namespace: Option<&str>, args: &GenerateArgs) -> Result<Spec
         (Some(account), "waypoint") => account.as_str(),
         (_, name) => name,
     };
-    Spec::new(name, namespace, form, &args.traffic, &args.revision)
+    Spec::new(
+        name,
+        namespace,
+        form,
+        args.class,
+        &args.traffic,
+        &args.revision,
+    )
 }
 
 async fn apply(
@@ -173,12 +181,12 @@ async fn apply(
     args: ApplyArgs,
     cx: &mut Context<'_>,
 ) -> Result<(), CliError> {
-    let mesh = Mesh::find(global)?;
-    let namespace = namespace(global);
+    let mesh = mesh::open(global, cx.err).await?;
+    let mesh = &*mesh;
+    let namespace = mesh.namespace();
     let spec = spec(name, Some(namespace), &args.gateway)?;
-    let mut manifests = Manifests::read(&mesh.mesh_directory)?;
+    let labels = mesh.namespace_labels(namespace).await?;
     if args.enroll_namespace {
-        let labels = manifests.namespace_labels(namespace);
         if labels
             .get("istio.io/use-waypoint")
             .is_some_and(|v| !v.is_empty())
@@ -200,20 +208,21 @@ async fn apply(
             )?;
         }
     }
-    manifests.put(&spec)?;
+    mesh.apply(&spec).await?;
     print(
         cx,
         &format!("✅ waypoint {namespace}/{} applied\n", spec.name()),
     )?;
     if args.wait {
-        wait_programmed(&mesh, namespace, spec.name(), args.waypoint_timeout).await?;
+        wait_programmed(mesh, namespace, spec.name(), args.waypoint_timeout).await?;
         print(
             cx,
             &format!("✅ waypoint {namespace}/{} is ready!\n", spec.name()),
         )?;
     }
     if args.enroll_namespace {
-        manifests.label_namespace(namespace, "istio.io/use-waypoint", spec.name())?;
+        mesh.label_namespace(namespace, "istio.io/use-waypoint", spec.name())
+            .await?;
         print(
             cx,
             &format!(
@@ -226,33 +235,35 @@ async fn apply(
 }
 
 async fn wait_programmed(
-    mesh: &Mesh,
+    mesh: &dyn MeshClient,
     namespace: &str,
     name: &str,
     limit: Duration,
 ) -> Result<(), CliError> {
     let deadline = Instant::now() + limit;
     loop {
-        let statuses = Statuses::read(&mesh.status_file())?;
-        if statuses
-            .find(namespace, name)
-            .is_some_and(GatewayStatus::is_programmed)
-        {
-            return Ok(());
-        }
+        // What fails meanwhile may go well the next time, as upstream has it.
+        let last_error = match mesh.gateways(Some(namespace)).await {
+            Ok(gateways) => {
+                if gateways.iter().any(|g| g.name == name && g.is_programmed()) {
+                    return Ok(());
+                }
+                String::new()
+            }
+            Err(error) => format!(": {error}"),
+        };
         if Instant::now() > deadline {
             return Err(CliError::Timeout(format!(
-                "timed out while waiting for waypoint\t{namespace}/{name}"
+                "timed out while waiting for waypoint\t{namespace}/{name}{last_error}"
             )));
         }
-        tokio::time::sleep(POLL).await;
+        tokio::time::sleep(mesh.poll_interval()).await;
     }
 }
 
-fn list(global: &Global, args: &ListArgs, cx: &mut Context<'_>) -> Result<(), CliError> {
-    let mesh = Mesh::find(global)?;
-    let statuses = Statuses::read(&mesh.status_file())?;
-    let shown = select(&statuses, global, args.all_namespaces);
+async fn list(global: &Global, args: &ListArgs, cx: &mut Context<'_>) -> Result<(), CliError> {
+    let mesh = mesh::open(global, cx.err).await?;
+    let shown = select(&*mesh, args.all_namespaces).await?;
     if args.output != Format::Table {
         return print(cx, &structured(&as_json(&shown), args.output));
     }
@@ -266,7 +277,7 @@ fn list(global: &Global, args: &ListArgs, cx: &mut Context<'_>) -> Result<(), Cl
             .into_iter()
             .chain(["NAME", "REVISION", "TRAFFIC TYPE", "PROGRAMMED"]),
     );
-    for gateway in shown {
+    for gateway in &shown {
         let scope = args.all_namespaces.then_some(gateway.namespace.as_str());
         table.row(
             scope.into_iter().chain([
@@ -287,22 +298,19 @@ async fn show_status(
     args: &StatusArgs,
     cx: &mut Context<'_>,
 ) -> Result<(), CliError> {
-    let mesh = Mesh::find(global)?;
+    let mesh = mesh::open(global, cx.err).await?;
     let deadline = Instant::now() + args.waypoint_timeout;
-    let (statuses, timed_out) = loop {
-        let statuses = Statuses::read(&mesh.status_file())?;
-        let waiting = select(&statuses, global, args.list.all_namespaces)
-            .iter()
-            .any(|g| !g.is_programmed());
+    let (shown, timed_out) = loop {
+        let shown = select(&*mesh, args.list.all_namespaces).await?;
+        let waiting = shown.iter().any(|g| !g.is_programmed());
         if !waiting || !args.wait {
-            break (statuses, false);
+            break (shown, false);
         }
         if Instant::now() > deadline {
-            break (statuses, true);
+            break (shown, true);
         }
-        tokio::time::sleep(POLL).await;
+        tokio::time::sleep(mesh.poll_interval()).await;
     };
-    let shown = select(&statuses, global, args.list.all_namespaces);
     if args.list.output != Format::Table {
         print(cx, &structured(&as_json(&shown), args.list.output))?;
     } else if shown.is_empty() {
@@ -319,7 +327,7 @@ async fn show_status(
     }
 }
 
-fn status_table(shown: &[&GatewayStatus], all_namespaces: bool) -> String {
+fn status_table(shown: &[GatewayStatus], all_namespaces: bool) -> String {
     let mut table = Table::new(5);
     let scope = all_namespaces.then_some("NAMESPACE");
     table.row(
@@ -351,51 +359,63 @@ fn status_table(shown: &[&GatewayStatus], all_namespaces: bool) -> String {
     table.render()
 }
 
-fn delete(
+async fn delete(
     global: &Global,
     names: &[String],
     revision: &str,
     cx: &mut Context<'_>,
 ) -> Result<(), CliError> {
-    let mesh = Mesh::find(global)?;
-    let namespace = namespace(global);
-    let mut manifests = Manifests::read(&mesh.mesh_directory)?;
+    let mesh = mesh::open(global, cx.err).await?;
+    let namespace = mesh.namespace();
     let wanted: Vec<String> = if names.is_empty() {
-        manifests.waypoints(namespace, revision)
+        mesh.waypoints(namespace, revision).await?
     } else {
         names.to_vec()
     };
+    let mut failed = Vec::new();
     for name in wanted {
-        let line = if manifests.remove(namespace, &name)? {
-            format!("waypoint {namespace}/{name} deleted\n")
-        } else {
-            format!("waypoint {namespace}/{name} not found\n")
+        let line = match mesh.delete(namespace, &name).await {
+            Ok(true) => format!("waypoint {namespace}/{name} deleted\n"),
+            Ok(false) => format!("waypoint {namespace}/{name} not found\n"),
+            // The others are deleted all the same.
+            Err(error) => {
+                failed.push(error);
+                continue;
+            }
         };
         print(cx, &line)?;
     }
-    Ok(())
+    match failed.len() {
+        0 => Ok(()),
+        1 => Err(failed.remove(0)),
+        _ => {
+            let texts: Vec<String> = failed.iter().map(|e| mesh::chain(e)).collect();
+            Err(CliError::Data(texts.join("; ")))
+        }
+    }
 }
 
-fn select<'a>(
-    statuses: &'a Statuses,
-    global: &Global,
+/// The waypoints of the mesh's namespace, or of all, in the order of tables.
+async fn select(
+    mesh: &dyn MeshClient,
     all_namespaces: bool,
-) -> Vec<&'a GatewayStatus> {
-    let mut shown: Vec<&GatewayStatus> = statuses
-        .gateways
-        .iter()
-        .filter(|g| g.is_waypoint() && (all_namespaces || g.namespace == namespace(global)))
-        .collect();
+) -> Result<Vec<GatewayStatus>, CliError> {
+    let scope = (!all_namespaces).then(|| mesh.namespace());
+    let mut shown = mesh.gateways(scope).await?;
+    shown.retain(GatewayStatus::is_waypoint);
     shown.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
-    shown
+    Ok(shown)
 }
 
-fn as_json(shown: &[&GatewayStatus]) -> Value {
+fn as_json(shown: &[GatewayStatus]) -> Value {
     serde_json::to_value(shown).unwrap_or_default()
 }
 
-fn namespace(global: &Global) -> &str {
-    global.namespace.as_deref().unwrap_or("default")
+fn parse_class(text: &str) -> Result<WaypointClass, String> {
+    WaypointClass::of_name(text).ok_or_else(|| {
+        let names: Vec<&str> = WaypointClass::ALL.map(WaypointClass::name).into();
+        format!("allowed: {}", names.join(", "))
+    })
 }
 
 fn print(cx: &mut Context<'_>, text: &str) -> Result<(), CliError> {

@@ -4,7 +4,7 @@
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use waymark_cli::{CliError, Context, Global};
 use waymark_local::{DownArgs, UpArgs};
 
@@ -49,7 +49,12 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let app = match App::try_parse() {
+    let called_as = waymark_cli::called_as(std::env::args_os().next().as_deref());
+    let parsed = App::command()
+        .bin_name(called_as)
+        .try_get_matches()
+        .and_then(|mut matches| App::from_arg_matches_mut(&mut matches));
+    let app = match parsed {
         Ok(app) => app,
         Err(error) => {
             let _ = error.print();

@@ -164,6 +164,7 @@ mod tests {
     fn args() -> EndpointArgs {
         EndpointArgs {
             source: SourceArgs {
+                proxy_admin_port: 15000,
                 target: None,
                 file: None,
                 output: None,

@@ -5,8 +5,7 @@ use http::Method;
 
 use super::print;
 use crate::error::CliError;
-use crate::mesh::{Mesh, ask};
-use crate::target::resolve;
+use crate::mesh::{self, ADMIN_PORT, MeshClient, Peer, good};
 use crate::{Context, Global};
 
 const LEVELS: &[&str] = &[
@@ -23,6 +22,9 @@ pub(crate) struct LogArgs {
     /// Back to `warning`.
     #[arg(short, long)]
     reset: bool,
+    /// Port of the proxy's admin endpoint, in a cluster.
+    #[arg(long, default_value_t = ADMIN_PORT, value_name = "PORT")]
+    proxy_admin_port: u16,
 }
 
 pub(crate) async fn run(
@@ -35,10 +37,9 @@ pub(crate) async fn run(
             "--level cannot be combined with --reset".into(),
         ));
     }
-    let mesh = Mesh::find(global)?;
-    let proxy = resolve(&mesh, global, &args.target)?;
-    let loggers = ask(&proxy.name, proxy.admin, Method::POST, "logging").await?;
-    let loggers = String::from_utf8_lossy(&loggers).into_owned();
+    let mesh = mesh::open(global, cx.err).await?;
+    let proxy = mesh.proxy(&args.target, args.proxy_admin_port).await?;
+    let loggers = post(&*mesh, &proxy, "logging").await?;
     let queries = match (&args.level, args.reset) {
         (_, true) => vec!["level=warning".to_owned()],
         (Some(spec), false) => queries(spec, &loggers)?,
@@ -46,16 +47,14 @@ pub(crate) async fn run(
     };
     let mut body = loggers;
     for query in queries {
-        let answer = ask(
-            &proxy.name,
-            proxy.admin,
-            Method::POST,
-            &format!("logging?{query}"),
-        )
-        .await?;
-        body = String::from_utf8_lossy(&answer).into_owned();
+        body = post(&*mesh, &proxy, &format!("logging?{query}")).await?;
     }
     print(cx, &format!("{}:\n{body}", proxy.name))
+}
+
+async fn post(mesh: &dyn MeshClient, proxy: &Peer, path: &str) -> Result<String, CliError> {
+    let answer = mesh.ask(proxy, Method::POST, path).await?;
+    Ok(String::from_utf8_lossy(&good(proxy, answer)?).into_owned())
 }
 
 /// The global level first, then one query a logger.

@@ -1,6 +1,7 @@
 //! The Gateway object of a waypoint.
 
 use serde_json::{Value, json};
+use waymark_api::waypoint::WaypointClass;
 use waymark_api::yaml::to_yaml;
 
 use crate::error::CliError;
@@ -22,6 +23,8 @@ pub(crate) enum Form {
 pub(crate) struct Spec {
     name: String,
     namespace: Option<String>,
+    /// Of the Gateway API.
+    version: &'static str,
     value: Value,
 }
 
@@ -30,6 +33,7 @@ impl Spec {
         name: &str,
         namespace: Option<&str>,
         form: Form,
+        class: WaypointClass,
         traffic: &str,
         revision: &str,
     ) -> Result<Self, CliError> {
@@ -74,13 +78,14 @@ impl Spec {
             "kind": "Gateway",
             "metadata": metadata,
             "spec": {
-                "gatewayClassName": "istio-waypoint",
+                "gatewayClassName": class.name(),
                 "listeners": [{"name": "mesh", "port": 15008, "protocol": "HBONE"}]
             }
         });
         Ok(Self {
             name: name.to_owned(),
             namespace: namespace.map(str::to_owned),
+            version,
             value,
         })
     }
@@ -91,6 +96,14 @@ impl Spec {
 
     pub(crate) fn namespace(&self) -> &str {
         self.namespace.as_deref().unwrap_or("default")
+    }
+
+    pub(crate) fn version(&self) -> &'static str {
+        self.version
+    }
+
+    pub(crate) fn object(&self) -> &Value {
+        &self.value
     }
 
     pub(crate) fn yaml(&self) -> String {
@@ -104,8 +117,15 @@ mod tests {
 
     #[test]
     fn todays_form_with_everything() {
-        let spec =
-            Spec::new("waypoint", Some("default"), Form::Today, "service", "v1").expect("good");
+        let spec = Spec::new(
+            "waypoint",
+            Some("default"),
+            Form::Today,
+            WaypointClass::Istio,
+            "service",
+            "v1",
+        )
+        .expect("good");
         assert_eq!(
             spec.yaml(),
             "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata:\n  labels:\n    istio.io/rev: v1\n    istio.io/waypoint-for: service\n  name: waypoint\n  namespace: default\nspec:\n  gatewayClassName: istio-waypoint\n  listeners:\n  - name: mesh\n    port: 15008\n    protocol: HBONE\n"
@@ -120,6 +140,7 @@ mod tests {
             Form::Seed {
                 service_account: None,
             },
+            WaypointClass::Istio,
             "",
             "",
         )
@@ -133,7 +154,7 @@ mod tests {
     #[test]
     fn refuses_reserved_names_and_unknown_types() {
         let error = |name, traffic| {
-            Spec::new(name, None, Form::Today, traffic, "")
+            Spec::new(name, None, Form::Today, WaypointClass::Istio, traffic, "")
                 .expect_err("bad")
                 .to_string()
         };

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
+use waymark_api::waypoint::WaypointClass;
 use waymark_api::yaml::{parse_documents, to_yaml};
 
 use super::gateway::Spec;
@@ -124,7 +125,8 @@ impl Manifests {
 
 impl Document {
     fn is_waypoint(&self) -> bool {
-        self.kind == "Gateway" && self.value["spec"]["gatewayClassName"] == "istio-waypoint"
+        let class = self.value["spec"]["gatewayClassName"].as_str();
+        self.kind == "Gateway" && class.and_then(WaypointClass::of_name).is_some()
     }
 }
 
@@ -271,8 +273,17 @@ mod tests {
     fn replaces_in_place_or_makes_a_file() {
         let dir = directory();
         let mut manifests = Manifests::read(dir.path()).expect("read");
-        let spec =
-            |name: &str| Spec::new(name, Some("shop"), Form::Today, "all", "").expect("spec");
+        let spec = |name: &str| {
+            Spec::new(
+                name,
+                Some("shop"),
+                Form::Today,
+                WaypointClass::Istio,
+                "all",
+                "",
+            )
+            .expect("spec")
+        };
         manifests.put(&spec("w")).expect("replace");
         assert!(text(&dir).contains("istio.io/waypoint-for: all"));
         manifests.put(&spec("other")).expect("make");

@@ -1,13 +1,13 @@
 //! `experimental waypoint`, as it was in 2023: a waypoint for a service account or for the namespace.
 
 use clap::{Args, Subcommand};
+use waymark_api::waypoint::WaypointClass;
 
 use super::gateway::{Form, Spec};
-use super::manifests::Manifests;
-use super::status::Statuses;
-use super::{namespace, print, select};
+use super::status::GatewayStatus;
+use super::{print, select};
 use crate::error::CliError;
-use crate::mesh::Mesh;
+use crate::mesh;
 use crate::table::Table;
 use crate::{Context, Global};
 
@@ -49,60 +49,60 @@ pub(crate) async fn run(
     let form = Form::Seed {
         service_account: args.service_account,
     };
-    let namespace = namespace(global);
+    let spec = |namespace| Spec::new(&name, namespace, form, WaypointClass::Istio, "", "");
     match args.command {
-        Seed::Generate => {
-            let spec = Spec::new(&name, global.namespace.as_deref(), form, "", "")?;
-            print(cx, &spec.yaml())
-        }
+        Seed::Generate => print(cx, &spec(global.namespace.as_deref())?.yaml()),
         Seed::Apply => {
-            let mesh = Mesh::find(global)?;
-            let spec = Spec::new(&name, Some(namespace), form, "", "")?;
-            Manifests::read(&mesh.mesh_directory)?.put(&spec)?;
+            let mesh = mesh::open(global, cx.err).await?;
+            let namespace = mesh.namespace();
+            mesh.apply(&spec(Some(namespace))?).await?;
             print(cx, &format!("waypoint {namespace}/{name} applied\n"))
         }
         Seed::Delete => {
-            let mesh = Mesh::find(global)?;
-            let found = Manifests::read(&mesh.mesh_directory)?.remove(namespace, &name)?;
+            let mesh = mesh::open(global, cx.err).await?;
+            let namespace = mesh.namespace();
+            let found = mesh.delete(namespace, &name).await?;
             let what = if found { "deleted" } else { "not found" };
             print(cx, &format!("waypoint {namespace}/{name} {what}\n"))
         }
         Seed::List { all_namespaces } => {
-            let mesh = Mesh::find(global)?;
-            let statuses = Statuses::read(&mesh.status_file())?;
-            let shown = select(&statuses, global, all_namespaces);
-            if shown.is_empty() {
-                return print(cx, "No waypoints found.\n");
-            }
-            let mut table = Table::new(5);
-            let scope = all_namespaces.then_some("NAMESPACE");
-            table.row(
-                scope
-                    .into_iter()
-                    .chain(["NAME", "SERVICE ACCOUNT", "PROGRAMMED", "READY"]),
-            );
-            for gateway in shown {
-                let scope = all_namespaces.then_some(gateway.namespace.as_str());
-                let ready = if gateway.is_programmed() {
-                    "True"
-                } else {
-                    "False"
-                };
-                let account = gateway
-                    .for_service_account
-                    .as_deref()
-                    .unwrap_or("namespace");
-                let programmed = gateway
-                    .condition("Programmed")
-                    .map_or("False", |c| c.status.as_str());
-                table.row(scope.into_iter().chain([
-                    gateway.name.as_str(),
-                    account,
-                    programmed,
-                    ready,
-                ]));
-            }
-            print(cx, &table.render())
+            let mesh = mesh::open(global, cx.err).await?;
+            let shown = select(&*mesh, all_namespaces).await?;
+            print(cx, &table(&shown, all_namespaces))
         }
     }
+}
+
+fn table(shown: &[GatewayStatus], all_namespaces: bool) -> String {
+    if shown.is_empty() {
+        return "No waypoints found.\n".to_owned();
+    }
+    let mut table = Table::new(5);
+    let scope = all_namespaces.then_some("NAMESPACE");
+    table.row(
+        scope
+            .into_iter()
+            .chain(["NAME", "SERVICE ACCOUNT", "PROGRAMMED", "READY"]),
+    );
+    for gateway in shown {
+        let scope = all_namespaces.then_some(gateway.namespace.as_str());
+        let ready = if gateway.is_programmed() {
+            "True"
+        } else {
+            "False"
+        };
+        let account = gateway
+            .for_service_account
+            .as_deref()
+            .unwrap_or("namespace");
+        let programmed = gateway
+            .condition("Programmed")
+            .map_or("False", |c| c.status.as_str());
+        table.row(
+            scope
+                .into_iter()
+                .chain([gateway.name.as_str(), account, programmed, ready]),
+        );
+    }
+    table.render()
 }

@@ -3,6 +3,10 @@
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use waymark_api::names;
+use waymark_api::waypoint::WaypointClass;
+use waymark_kubernetes::waypoint::GatewayView;
 
 use crate::error::CliError;
 
@@ -62,17 +66,37 @@ impl Statuses {
         serde_json::from_slice(&bytes)
             .map_err(|e| CliError::Data(format!("{}: {e}", path.display())))
     }
-
-    pub(crate) fn find(&self, namespace: &str, name: &str) -> Option<&GatewayStatus> {
-        self.gateways
-            .iter()
-            .find(|g| g.namespace == namespace && g.name == name)
-    }
 }
 
 impl GatewayStatus {
+    /// A Gateway as an API server has it; `None` when it is no waypoint, or not made as a Gateway.
+    pub(crate) fn of(object: &Value) -> Option<Self> {
+        let view = GatewayView::read(object).ok()?;
+        let status = &object["status"];
+        // The form of 2023 has no label for it, and takes everything.
+        let default = match view.annotation(names::FOR_SERVICE_ACCOUNT) {
+            Some(_) => "all",
+            None => "service",
+        };
+        let traffic = view.label(names::WAYPOINT_FOR).unwrap_or(default);
+        let deployment = view.is_managed().then(|| view.deployment_name());
+        Some(Self {
+            class: view.class.name().to_owned(),
+            deployment: deployment.unwrap_or_default(),
+            revision: Some(view.label(names::REVISION).unwrap_or("default").to_owned()),
+            traffic_type: Some(traffic.to_owned()),
+            for_service_account: view
+                .annotation(names::FOR_SERVICE_ACCOUNT)
+                .map(str::to_owned),
+            conditions: Vec::deserialize(&status["conditions"]).unwrap_or_default(),
+            addresses: Vec::deserialize(&status["addresses"]).unwrap_or_default(),
+            namespace: view.namespace,
+            name: view.name,
+        })
+    }
+
     pub(crate) fn is_waypoint(&self) -> bool {
-        matches!(self.class.as_str(), "istio-waypoint" | "waymark-waypoint")
+        WaypointClass::of_name(&self.class).is_some()
     }
 
     /// The last condition of that type.

@@ -12,6 +12,7 @@ mod faults;
 mod hostile;
 mod image;
 mod istiod;
+mod operator;
 mod pod;
 mod process;
 mod scenarios;

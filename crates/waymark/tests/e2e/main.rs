@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod bookinfo;
+mod chart;
 mod commands;
 mod config;
 mod differential;
@@ -15,6 +16,7 @@ mod istiod;
 mod operator;
 mod pod;
 mod process;
+mod rights;
 mod scenarios;
 mod start;
 

@@ -28,6 +28,26 @@ pub struct CopyOutcome {
     pub backward: u64,
     /// The first failure that is not one of the ordinary ends (reset, broken pipe, not connected, unexpected end).
     pub error: Option<io::Error>,
+    /// Which side ended first: it sent its end, or nothing could be read from it or written to it any more.
+    pub ended_first: Side,
+}
+
+/// One of the two streams of a copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// The first.
+    First,
+    /// The second.
+    Second,
+}
+
+impl Side {
+    fn other(self) -> Self {
+        match self {
+            Self::First => Self::Second,
+            Self::Second => Self::First,
+        }
+    }
 }
 
 /// Copies both ways until both directions have ended.
@@ -43,12 +63,12 @@ where
     A: Io + ?Sized,
     B: Io + ?Sized,
 {
-    let mut forward = Step::Copy;
-    let mut backward = Step::Copy;
-    let mut error = None;
+    let mut forward = Direction::from(Side::First);
+    let mut backward = Direction::from(Side::Second);
+    let mut end = End::default();
     poll_fn(|cx| {
-        let there = forward.poll(cx, a, b, &counters.forward, &mut error);
-        let back = backward.poll(cx, b, a, &counters.backward, &mut error);
+        let there = forward.poll(cx, a, b, &counters.forward, &mut end);
+        let back = backward.poll(cx, b, a, &counters.backward, &mut end);
         match (there, back) {
             (Poll::Ready(()), Poll::Ready(())) => Poll::Ready(()),
             _ => Poll::Pending,
@@ -58,8 +78,41 @@ where
     CopyOutcome {
         forward: counters.forward.load(Ordering::Relaxed),
         backward: counters.backward.load(Ordering::Relaxed),
-        error,
+        error: end.error,
+        ended_first: end.first.unwrap_or(Side::First),
     }
+}
+
+/// What is known of the end of a copy.
+#[derive(Default)]
+struct End {
+    error: Option<io::Error>,
+    first: Option<Side>,
+}
+
+impl End {
+    /// A side has ended, or is broken.
+    fn of(&mut self, side: Side) {
+        self.first.get_or_insert(side);
+    }
+
+    fn broken(&mut self, side: Side, e: io::Error) {
+        use io::ErrorKind::{BrokenPipe, ConnectionReset, NotConnected, UnexpectedEof};
+        self.of(side);
+        let ordinary = matches!(
+            e.kind(),
+            NotConnected | UnexpectedEof | ConnectionReset | BrokenPipe
+        );
+        if !ordinary {
+            self.error.get_or_insert(e);
+        }
+    }
+}
+
+/// One direction of a copy.
+struct Direction {
+    from: Side,
+    step: Step,
 }
 
 /// How far a direction is.
@@ -70,14 +123,23 @@ enum Step {
     Done,
 }
 
-impl Step {
+impl From<Side> for Direction {
+    fn from(from: Side) -> Self {
+        Self {
+            from,
+            step: Step::Copy,
+        }
+    }
+}
+
+impl Direction {
     fn poll<S, D>(
         &mut self,
         cx: &mut Context<'_>,
         source: &mut S,
         destination: &mut D,
         counter: &AtomicU64,
-        error: &mut Option<io::Error>,
+        end: &mut End,
     ) -> Poll<()>
     where
         S: Io + ?Sized,
@@ -85,34 +147,53 @@ impl Step {
     {
         let mut moved = 0;
         loop {
-            match self {
-                Self::Copy if moved >= BYTES_PER_TURN => {
+            match self.step {
+                Step::Copy if moved >= BYTES_PER_TURN => {
                     wake_next_turn(cx);
                     return Poll::Pending;
                 }
-                Self::Copy => match ready!(poll_move(cx, source, destination)) {
-                    Ok(0) => *self = Self::Finish,
+                Step::Copy => match ready!(poll_move(cx, source, destination)) {
+                    Ok(0) => {
+                        end.of(self.from);
+                        self.step = Step::Finish;
+                    }
                     Ok(count) => {
                         moved += count;
                         // Nobody else writes it.
                         let before = counter.load(Ordering::Relaxed);
                         counter.store(before + count as u64, Ordering::Relaxed);
                     }
-                    Err(e) => {
-                        note(error, e);
-                        *self = Self::Finish;
+                    Err(broken) => {
+                        let side = match broken.at {
+                            At::Source => self.from,
+                            At::Destination => self.from.other(),
+                        };
+                        end.broken(side, broken.error);
+                        self.step = Step::Finish;
                     }
                 },
-                Self::Finish => {
+                Step::Finish => {
                     if let Err(e) = ready!(destination.poll_finish(cx)) {
-                        note(error, e);
+                        end.broken(self.from.other(), e);
                     }
-                    *self = Self::Done;
+                    self.step = Step::Done;
                 }
-                Self::Done => return Poll::Ready(()),
+                Step::Done => return Poll::Ready(()),
             }
         }
     }
+}
+
+/// A move that failed.
+struct Broken {
+    at: At,
+    error: io::Error,
+}
+
+/// The end of a direction at which something failed.
+enum At {
+    Source,
+    Destination,
 }
 
 /// Moves what has come as far as there is room; 0 at the end.
@@ -120,27 +201,17 @@ fn poll_move<S, D>(
     cx: &mut Context<'_>,
     source: &mut S,
     destination: &mut D,
-) -> Poll<io::Result<usize>>
+) -> Poll<Result<usize, Broken>>
 where
     S: Io + ?Sized,
     D: Io + ?Sized,
 {
-    let bytes = ready!(source.poll_fill(cx))?;
+    let at = |at| move |error| Broken { at, error };
+    let bytes = ready!(source.poll_fill(cx)).map_err(at(At::Source))?;
     if bytes.is_empty() {
         return Poll::Ready(Ok(0));
     }
-    let count = ready!(destination.poll_put(bytes, cx))?;
+    let count = ready!(destination.poll_put(bytes, cx)).map_err(at(At::Destination))?;
     source.consume(count);
     Poll::Ready(Ok(count))
-}
-
-fn note(error: &mut Option<io::Error>, e: io::Error) {
-    use io::ErrorKind::{BrokenPipe, ConnectionReset, NotConnected, UnexpectedEof};
-    let ordinary = matches!(
-        e.kind(),
-        NotConnected | UnexpectedEof | ConnectionReset | BrokenPipe
-    );
-    if !ordinary && error.is_none() {
-        *error = Some(e);
-    }
 }

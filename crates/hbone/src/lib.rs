@@ -19,7 +19,7 @@ mod tunnel;
 
 pub use authority::{Authority, AuthorityError};
 pub use certificates::ServeAs;
-pub use copy::{CopyCounters, CopyOutcome, copy_bidirectional};
+pub use copy::{CopyCounters, CopyOutcome, Side, copy_bidirectional};
 pub use drain::Drain;
 pub use peer::{ExpectedPeer, PeerRule};
 pub use pool::{ClientTls, ConnectError, Connected, Lease, Pool, PoolKey, PoolStats};

@@ -2,11 +2,11 @@
 
 use std::sync::atomic::Ordering;
 
-use waymark_hbone::{CopyCounters, Tunnel, copy_bidirectional};
+use waymark_hbone::{CopyCounters, Side, Tunnel, copy_bidirectional};
 
 use super::exchange::{End, Exchange};
 use super::in_flight::Counted;
-use crate::cluster::Open;
+use crate::cluster::{Open, UpstreamBroke};
 use crate::originate::Upstream;
 
 /// The upstream's side of a connection that has left HTTP.
@@ -24,14 +24,17 @@ impl Switched {
         }
     }
 
-    /// Relays between the two sides until both directions have ended.
+    /// Relays between the two sides until both directions have ended. That there is an end is in the nature of such a
+    /// connection; whose it was is what the access log tells, as Envoy's does.
     pub(super) async fn relay(mut self, mut client: Tunnel, exchange: &mut Exchange) {
         let counters = CopyCounters::default();
-        // However it ends, that is the end of the exchange, and no error of it.
-        copy_bidirectional(&mut client, &mut self.upstream, &counters).await;
+        let outcome = copy_bidirectional(&mut client, &mut self.upstream, &counters).await;
         let facts = exchange.facts();
         facts.received += counters.forward.load(Ordering::Relaxed);
         facts.sent += counters.backward.load(Ordering::Relaxed);
-        exchange.finish(End::Complete(None));
+        exchange.finish(match outcome.ended_first {
+            Side::First => End::Downstream,
+            Side::Second => End::Upstream(UpstreamBroke::Closed),
+        });
     }
 }

@@ -7,16 +7,17 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use http::{HeaderName, HeaderValue, StatusCode};
 use waymark_waypoint::program::{
-    Breakers, Chain, Cluster, Codec, DestinationsBuilder, Discovery, Endpoint, EndpointHealth,
-    EndpointKind, EndpointSet, HboneServer, HttpChain, HttpFilter, HttpTimeouts, LbPolicy,
-    LocalityEndpoints, LocalityName, Names, PathOptions, PeerRule, Priority, RequestIdOptions,
-    ServerHeader, Snapshot, SnapshotParts, StringMatch, Target, TcpChain, TcpDestination,
-    Thresholds, TunnelClient, Underscores, UpstreamHttp, UpstreamHttp2, UpstreamProtocol,
+    AccessLog, Breakers, Chain, Cluster, Codec, DestinationsBuilder, Discovery, Endpoint,
+    EndpointHealth, EndpointKind, EndpointSet, HboneServer, HttpChain, HttpFilter, HttpTimeouts,
+    LbPolicy, LocalityEndpoints, LocalityName, LogTarget, Names, PathOptions, PeerRule, Priority,
+    RequestIdOptions, ServerHeader, Snapshot, SnapshotParts, StringMatch, Target, TcpChain,
+    TcpDestination, Thresholds, TunnelClient, Underscores, UpstreamHttp, UpstreamHttp2,
+    UpstreamProtocol,
 };
 use waymark_waypoint::route::{
     Action, AppendAction, BackOff, Clusters, Destination, DirectResponse, Forward, ForwardTimeouts,
-    HeaderEdits, HeaderOp, HeaderOps, PathMatch, RetryOn, RetryPolicy, Route, RouteMatch,
-    RouteTable, Template, VirtualHost, Weighted,
+    HeaderEdits, HeaderOp, HeaderOps, LogFormat, PathMatch, RetryOn, RetryPolicy, Route,
+    RouteMatch, RouteTable, Template, VirtualHost, Weighted,
 };
 
 /// The VIP and port of the HTTP service.
@@ -139,6 +140,29 @@ impl Program {
             clusters: self.clusters.clone(),
         };
         Snapshot::assemble(1, &mut names, parts)
+    }
+}
+
+/// An access log with nothing but response flags, a line each request.
+pub(crate) struct FlagLog(tempfile::NamedTempFile);
+
+impl FlagLog {
+    /// The log of a program's HTTP chain.
+    pub(crate) fn of(program: &mut Program) -> Self {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let format = Template::parse("%RESPONSE_FLAGS%\n").unwrap();
+        program.http.access_logs = vec![AccessLog {
+            format: Arc::new(LogFormat::Text(format)),
+            to: LogTarget::File(file.path().to_str().unwrap().into()),
+            only: None,
+        }];
+        Self(file)
+    }
+
+    /// What was logged so far.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        let text = std::fs::read_to_string(self.0.path()).unwrap();
+        text.lines().map(str::to_owned).collect()
     }
 }
 

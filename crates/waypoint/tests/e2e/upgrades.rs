@@ -5,7 +5,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::mesh::{Mesh, empty, eventually, text};
-use crate::program::{HTTP, Program};
+use crate::program::{FlagLog, HTTP, Program};
 
 fn handshake() -> Request<crate::mesh::Body> {
     Request::get("/ws")
@@ -17,10 +17,9 @@ fn handshake() -> Request<crate::mesh::Body> {
         .unwrap()
 }
 
-#[tokio::test]
-async fn an_upgraded_connection_carries_bytes_both_ways() {
-    let mesh = Mesh::start();
-    let app = mesh.app(|mut request| async move {
+/// An application that sends back what comes, until that is `bye`.
+fn echoing(mesh: &Mesh) -> std::net::SocketAddr {
+    mesh.app(|mut request| async move {
         assert_eq!(request.headers()["upgrade"], "websocket");
         assert_eq!(request.headers()["sec-websocket-key"], "x");
         let upgraded = hyper::upgrade::on(&mut request);
@@ -30,6 +29,7 @@ async fn an_upgraded_connection_carries_bytes_both_ways() {
             loop {
                 match io.read(&mut buf).await {
                     Ok(0) | Err(_) => return,
+                    Ok(n) if buf[..n] == *b"bye" => return,
                     Ok(n) => io.write_all(&buf[..n]).await.unwrap(),
                 }
             }
@@ -42,8 +42,13 @@ async fn an_upgraded_connection_carries_bytes_both_ways() {
             .header("sec-websocket-accept", "y")
             .body(empty())
             .unwrap()
-    });
-    let program = Program::new(&[app]);
+    })
+}
+
+#[tokio::test]
+async fn an_upgraded_connection_carries_bytes_both_ways() {
+    let mesh = Mesh::start();
+    let program = Program::new(&[echoing(&mesh)]);
     mesh.publish(&program);
     let mut client = mesh.http1(HTTP).await;
     let mut response = client.sender.send_request(handshake()).await.unwrap();
@@ -63,6 +68,27 @@ async fn an_upgraded_connection_carries_bytes_both_ways() {
         stats.upstream_rq_active.value() == 0
     })
     .await;
+}
+
+#[tokio::test]
+async fn the_access_log_tells_which_side_ended_it() {
+    let mesh = Mesh::start();
+    let mut program = Program::new(&[echoing(&mesh)]);
+    let log = FlagLog::of(&mut program);
+    mesh.publish(&program);
+    let mut logged = Vec::new();
+    for (last, flag) in [(&b"bye"[..], "UC"), (b"", "DC")] {
+        let mut client = mesh.http1(HTTP).await;
+        let mut response = client.sender.send_request(handshake()).await.unwrap();
+        let mut io = TokioIo::new(hyper::upgrade::on(&mut response).await.unwrap());
+        if !last.is_empty() {
+            io.write_all(last).await.unwrap();
+            assert_eq!(io.read(&mut [0; 1]).await.unwrap(), 0);
+        }
+        drop(io);
+        logged.push(flag);
+        eventually("it is logged", || log.lines() == logged).await;
+    }
 }
 
 #[tokio::test]

@@ -1,6 +1,10 @@
 //! One request, from its head to the end of its response. Spec: l7-semantics.md 1.
 
+use std::future::{Future as _, poll_fn};
+use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
 
 use waymark_driver::sleep;
 use waymark_engine::Field;
@@ -51,8 +55,15 @@ pub(super) async fn handle(
     if let Err(reply) = admitted {
         return turn.local(exchange, client, reply, None).await.into();
     }
-    if let Err(reply) = before_routing(connection, exchange.facts(), &mut turn).await {
-        return turn.local(exchange, client, reply, None).await.into();
+    match before_routing(connection, exchange.facts(), client, &mut turn).await {
+        Ok(()) => {}
+        Err(Early::Answer(reply)) => {
+            return turn.local(exchange, client, reply, None).await.into();
+        }
+        Err(Early::ClientLeft) => {
+            exchange.finish(client.left());
+            return After::Abort.into();
+        }
     }
     let Some(route) = turn.route else {
         let reply = LocalReply::no_route();
@@ -204,12 +215,21 @@ impl Step<'_> {
     }
 }
 
+/// Why a request does not get to the router.
+enum Early {
+    /// A filter answers it.
+    Answer(LocalReply),
+    /// Nobody waits for an answer any more.
+    ClientLeft,
+}
+
 /// Headers, the route, and the filters in front of the router.
 async fn before_routing<'a>(
     connection: &HttpConnection,
     facts: &mut Facts,
+    client: &mut Client<'_>,
     turn: &mut Turn<'a>,
-) -> Result<(), LocalReply> {
+) -> Result<(), Early> {
     let (http, random) = (turn.http, &connection.worker.random);
     let port = connection.downstream.local.port();
     prepare_request(&mut facts.head, http, port, random);
@@ -222,12 +242,24 @@ async fn before_routing<'a>(
         match filters::on_request(from, http, facts, route, &mut turn.memory, random) {
             Verdict::Go => return Ok(()),
             Verdict::Wait(delay, at) => {
-                sleep(delay).await;
+                waited(client, delay).await?;
                 from = at;
             }
-            Verdict::Answer(reply) => return Err(reply),
+            Verdict::Answer(reply) => return Err(Early::Answer(reply)),
         }
     }
+}
+
+/// Waits, unless the client leaves. One whose body is on its way is not looked at: nobody reads that yet.
+async fn waited(client: &mut Client<'_>, delay: Duration) -> Result<(), Early> {
+    let mut over = pin!(sleep(delay));
+    poll_fn(|cx| {
+        if client.is_complete() && client.poll_left(cx).is_ready() {
+            return Poll::Ready(Err(Early::ClientLeft));
+        }
+        over.as_mut().poll(cx).map(Ok)
+    })
+    .await
 }
 
 /// The protocol that the client wants to change to, lower case; the codec has left the headers of such a request only.

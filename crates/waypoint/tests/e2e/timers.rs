@@ -3,9 +3,12 @@
 use std::time::{Duration, Instant};
 
 use http::{Request, StatusCode};
+use tokio::io::AsyncWriteExt;
+
+use waymark_waypoint::route::{Fault, FaultDelay, Fraction};
 
 use crate::mesh::{Mesh, empty, eventually, streamed, text};
-use crate::program::{HTTP, Program, default_retries};
+use crate::program::{FlagLog, HTTP, Program, default_retries};
 
 fn slow(mesh: &Mesh, by: Duration) -> std::net::SocketAddr {
     mesh.app(move |_| async move {
@@ -227,4 +230,26 @@ async fn a_connect_that_takes_too_long_is_a_connection_timeout() {
         answer.text()
     );
     drop(listener);
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_during_a_delay_is_not_waited_for() {
+    let mesh = Mesh::start();
+    let mut program = Program::new(&[mesh.named("one")]);
+    let log = FlagLog::of(&mut program);
+    program.routes[0].fault = Some(Fault {
+        delay: Some(FaultDelay {
+            fixed: Duration::from_secs(3600),
+            share: Fraction::ALL,
+        }),
+        abort: None,
+    });
+    mesh.publish(&program);
+    let mut client = mesh.connect(HTTP).await;
+    client
+        .write_all(b"GET / HTTP/1.1\r\nhost: h\r\n\r\n")
+        .await
+        .unwrap();
+    client.shutdown().await.unwrap();
+    eventually("the request is logged", || log.lines() == ["DI,DC"]).await;
 }

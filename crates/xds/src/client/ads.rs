@@ -173,6 +173,9 @@ impl AdsClient {
         {
             state.held.insert(name.clone(), version.clone());
         }
+        // What was taken leads to further wants: they are told first, so that a server that waits for the answer before it sends
+        // what refers to the clusters, say, knows that their endpoints are still to be sent. Envoy does it in this order, too.
+        self.ask();
         self.requests.push_back(DeltaDiscoveryRequest {
             type_url: response.type_url,
             response_nonce: response.nonce,
@@ -183,7 +186,6 @@ impl AdsClient {
             }),
             ..DeltaDiscoveryRequest::default()
         });
-        self.ask();
         result
     }
 

@@ -172,7 +172,7 @@ fn a_refused_resource_is_told_and_not_claimed() {
 }
 
 #[test]
-fn what_follows_from_a_response_is_asked_for_after_its_acknowledgement() {
+fn what_follows_from_a_response_is_asked_for_before_its_acknowledgement() {
     struct Follow;
     impl Handler for Follow {
         fn apply(
@@ -199,10 +199,10 @@ fn what_follows_from_a_response_is_asked_for_after_its_acknowledgement() {
     let requests = requests(&mut client);
     assert_eq!(
         (
-            requests[0].response_nonce.as_str(),
-            requests[1].type_url.as_str()
+            requests[0].type_url.as_str(),
+            requests[1].response_nonce.as_str()
         ),
-        ("n1", ENDPOINT)
+        (ENDPOINT, "n1")
     );
     client
         .handle(response(ENDPOINT, "n2", &[("a", 1)]), &mut Follow)
@@ -347,9 +347,11 @@ impl World {
         self.server.handle(request).expect("a good request");
     }
 
-    /// Nothing is sent twice.
+    /// Nothing is sent twice, and no route before the clusters and endpoints that were sent are taken.
     fn check(&mut self, response: &Response) {
         let type_url = response.type_url.to_string();
+        let on_the_way = |type_url: &str| self.to_client.iter().any(|r| *r.type_url == *type_url);
+        assert!(type_url != ROUTE || !(on_the_way(CLUSTER) || on_the_way(ENDPOINT)));
         for resource in &response.resources {
             let key = (type_url.clone(), resource.name().to_owned());
             if type_url == CLUSTER && self.warming == Warming::NeedsEndpoints {

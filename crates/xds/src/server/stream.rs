@@ -26,11 +26,17 @@ use crate::subscription::is_by_name;
 /// - A client is sent what differs from what it is known to have, by content hash: what it was sent, and what it says in
 ///   `initial_resource_versions`, for every type. What it refused counts as known: it comes again when it changes.
 /// - A type has one response in flight. What changes meanwhile is sent, in its last state, with the next one.
-/// - Types are sent in the order of [`PUSH_ORDER`], so that what refers comes after what it refers to; clusters and
-///   endpoints are removed only after the listeners and routes without them were accepted.
+/// - Types are sent in the order of [`PUSH_ORDER`], so that what refers comes after what it refers to. Listeners and routes
+///   wait until the client has answered the clusters and endpoints that were sent before them: one that is told of a route
+///   to a cluster that is not there yet fails requests. Clusters and endpoints are removed only after the listeners and
+///   routes without them were accepted.
+/// - While listeners or routes wait, what they wait for does not change: a newer snapshot is looked at after that, so that no
+///   stream of changes holds them up for good. Every wait is for an answer of the client.
 #[derive(Debug)]
 pub struct ServerStream {
     set: ResourceSet,
+    /// A newer one, while listeners or routes of this one wait.
+    next: Option<ResourceSet>,
     types: BTreeMap<TypeKey, TypeState>,
     nonce_prefix: String,
     nonces: u64,
@@ -100,6 +106,7 @@ impl ServerStream {
     pub fn new(set: ResourceSet, nonce_prefix: impl Into<String>, warming: Warming) -> Self {
         Self {
             set,
+            next: None,
             types: BTreeMap::new(),
             nonce_prefix: nonce_prefix.into(),
             nonces: 0,
@@ -170,14 +177,22 @@ impl ServerStream {
 
     /// Takes the snapshot that the client is to have from now on.
     pub fn offer(&mut self, set: ResourceSet) {
-        self.set = set;
+        self.next = Some(set);
+        if !self.is_amid_push() {
+            self.go_to_next();
+        }
     }
 
     /// The next response to send, or `None` when nothing can be sent before a request or a snapshot comes.
     pub fn poll(&mut self) -> Option<Response> {
-        self.ask_for_endpoints();
-        let keys: Vec<TypeKey> = self.types.keys().cloned().collect();
-        keys.into_iter().find_map(|key| self.poll_type(&key))
+        loop {
+            self.ask_for_endpoints();
+            let keys: Vec<TypeKey> = self.types.keys().cloned().collect();
+            let response = keys.into_iter().find_map(|key| self.poll_type(&key));
+            if response.is_some() || self.is_amid_push() || !self.go_to_next() {
+                return response;
+            }
+        }
     }
 
     /// The types whose status has changed since the last call, and their status.
@@ -193,6 +208,9 @@ impl ServerStream {
     }
 
     fn poll_type(&mut self, key: &TypeKey) -> Option<Response> {
+        if self.waits(&key.type_url) {
+            return None;
+        }
         let removals = self.removals(key);
         let snapshot = snapshot(&self.set, &key.type_url);
         let (resources, removed) = self.types.get_mut(key)?.take(&snapshot, removals)?;
@@ -228,6 +246,38 @@ impl ServerStream {
         }
         self.touched.insert(key.clone());
         Some(response)
+    }
+
+    /// Takes the newest snapshot; `false` when there is none but the one at hand.
+    fn go_to_next(&mut self) -> bool {
+        match self.next.take() {
+            Some(next) => {
+                self.set = next;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Whether listeners or routes wait for the clusters and endpoints that were sent before them.
+    fn is_amid_push(&self) -> bool {
+        [type_url::LISTENER, type_url::ROUTE]
+            .into_iter()
+            .any(|type_url| {
+                let state = self.types.get(&TypeKey::new(type_url));
+                let is_due = |state: &TypeState| state.is_due(&snapshot(&self.set, type_url));
+                self.waits(type_url) && state.is_some_and(is_due)
+            })
+    }
+
+    /// Whether a type refers to what the client has not answered yet.
+    fn waits(&self, type_url: &str) -> bool {
+        let in_flight = |type_url: &str| {
+            let state = self.types.get(&TypeKey::new(type_url));
+            state.is_some_and(TypeState::is_in_flight)
+        };
+        matches!(type_url, type_url::LISTENER | type_url::ROUTE)
+            && (in_flight(type_url::CLUSTER) || in_flight(type_url::ENDPOINT))
     }
 
     /// Endpoints follow the clusters that the client has to warm. They are looked for again at every turn: the client may

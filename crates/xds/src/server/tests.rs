@@ -257,9 +257,13 @@ fn types_are_sent_in_push_order() {
     stream.offer(types.iter().fold(ResourceSet::new("v"), |set, type_url| {
         set.with(type_url, map(&[("a", "1")]))
     }));
-    let order: Vec<String> = std::iter::from_fn(|| stream.poll())
-        .map(|response| response.type_url.to_string())
-        .collect();
+    let order: Vec<String> = std::iter::from_fn(|| {
+        let response = stream.poll()?;
+        assert_eq!(stream.handle(ack(&response)), Ok(Handled::Ack));
+        Some(response)
+    })
+    .map(|response| response.type_url.to_string())
+    .collect();
     assert_eq!(
         order,
         [CLUSTER, ENDPOINT, LISTENER, ROUTE, ADDRESS, AUTHORIZATION]
@@ -284,9 +288,10 @@ fn clusters_go_after_the_routes_to_them() {
 
     let clusters = stream.poll().expect("new clusters");
     assert_eq!(short(&clusters), ("Cluster", vec!["v2"], vec![]));
+    assert_silent(&mut stream);
+    stream.handle(ack(&clusters)).expect("ack");
     let routes = stream.poll().expect("routes");
     assert_eq!(short(&routes), ("RouteConfiguration", vec!["r"], vec![]));
-    stream.handle(ack(&clusters)).expect("ack");
     assert_silent(&mut stream);
     // The client keeps the old routes, so it keeps the old cluster.
     stream.handle(nack(&routes, "no")).expect("nack");
@@ -306,6 +311,68 @@ fn clusters_go_after_the_routes_to_them() {
         .expect("unsubscribe");
     stream.handle(ack(&clusters)).expect("ack");
     assert_silent(&mut stream);
+}
+
+#[test]
+fn routes_wait_until_the_client_has_what_they_lead_to() {
+    let mut stream = stream(&[
+        (CLUSTER, &[("v1", "1")]),
+        (ENDPOINT, &[("v1", "1")]),
+        (ROUTE, &[("r", "to v1")]),
+    ]);
+    exchange(&mut stream, ask(CLUSTER, &[], &[]));
+    exchange(&mut stream, ask(ENDPOINT, &["v1"], &[]));
+    exchange(&mut stream, ask(ROUTE, &["r"], &[]));
+    let to = |version: &str, route: &str| {
+        set(&[
+            (CLUSTER, &[("v1", "1"), (version, "1")]),
+            (ENDPOINT, &[("v1", "1"), (version, "1")]),
+            (ROUTE, &[("r", route)]),
+        ])
+    };
+    stream.offer(to("v2", "to v2"));
+    let clusters = stream.poll().expect("clusters");
+    // A newer state waits: however many of them come, this one is carried through.
+    stream.offer(to("v3", "to v3"));
+    stream.offer(to("v4", "to v4"));
+    assert_silent(&mut stream);
+    stream
+        .handle(ask(ENDPOINT, &["v2"], &[]))
+        .expect("subscription");
+    let endpoints = stream.poll().expect("endpoints");
+    stream.handle(ack(&clusters)).expect("ack");
+    assert_silent(&mut stream);
+    stream.handle(ack(&endpoints)).expect("ack");
+    let routes = stream.poll().expect("routes");
+    assert_eq!(routes.resources, vec![encoded("r", "to v2")]);
+    // Its routes are on their way: the newest state is next, what was between is not sent.
+    let clusters = stream.poll().expect("clusters");
+    assert_eq!(short(&clusters), ("Cluster", vec!["v4"], vec![]));
+    stream.handle(ack(&routes)).expect("ack");
+    assert_silent(&mut stream);
+    // A client that refuses the cluster is not waited for any longer.
+    stream.handle(nack(&clusters, "no")).expect("nack");
+    let routes = stream.poll().expect("routes");
+    assert_eq!(routes.resources, vec![encoded("r", "to v4")]);
+    stream.handle(ack(&routes)).expect("ack");
+    let gone = stream.poll().expect("a removal");
+    assert_eq!(short(&gone).2, ["v2"]);
+}
+
+#[test]
+fn endpoints_alone_are_held_up_by_nothing() {
+    let mut stream = stream(&[(ENDPOINT, &[("a", "1")]), (ROUTE, &[("r", "1")])]);
+    exchange(&mut stream, ask(ENDPOINT, &["a"], &[]));
+    exchange(&mut stream, ask(ROUTE, &["r"], &[]));
+    for content in ["2", "3", "4"] {
+        stream.offer(set(&[
+            (ENDPOINT, &[("a", content)]),
+            (ROUTE, &[("r", "1")]),
+        ]));
+        let response = stream.poll().expect("endpoints");
+        assert_eq!(response.resources, vec![encoded("a", content)]);
+        stream.handle(ack(&response)).expect("ack");
+    }
 }
 
 #[test]

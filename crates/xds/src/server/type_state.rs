@@ -217,6 +217,11 @@ impl TypeState {
         self.in_flight
     }
 
+    /// Whether there is something to send, if it may be.
+    pub(super) fn is_due(&self, snapshot: &ResourceMap) -> bool {
+        self.answer_due || !self.pending(snapshot).is_empty()
+    }
+
     /// Whether the client may not be where the snapshot wants it: something is pending, not acknowledged or refused.
     pub(super) fn is_unsettled(&self, snapshot: &ResourceMap) -> bool {
         self.in_flight || self.refused || !self.pending(snapshot).is_empty()

@@ -212,6 +212,16 @@ fn replay(file: &Path, ca: &Path) -> (Process, Arc<Mutex<Vec<String>>>) {
     (process, lines)
 }
 
+/// What configuration has cost so far, and how many resources were recognised as unchanged.
+fn cost(admin: &str) -> (String, u64) {
+    let answer = get(None, at(admin), "/stats?filter=waymark_config").unwrap();
+    let text = String::from_utf8(answer.body).unwrap();
+    let (unchanged, cost): (Vec<&str>, Vec<&str>) =
+        text.lines().partition(|line| line.contains(".unchanged"));
+    let unchanged = unchanged[0].rsplit(' ').next().unwrap().parse().unwrap();
+    (cost.join("\n"), unchanged)
+}
+
 async fn request(client: &mut Client, path: &str) -> Result<String, DialError> {
     let head = format!("GET {path} HTTP/1.1\r\nhost: reviews:9080\r\nconnection: close\r\n\r\n");
     let answer = client
@@ -280,11 +290,22 @@ fn a_pods_waypoint_serves_what_a_control_plane_replays() {
             let nowhere = request(&mut client, "/nowhere").await.unwrap();
             assert!(nowhere.starts_with("HTTP/1.1 503"), "{nowhere}");
 
-            // The same once more, and once more: nothing is refused, no connection is disturbed.
+            // The same once more, and once more: nothing is refused, no connection is disturbed, and nothing is done.
+            let (cost, unchanged) = cost("127.244.7.9:15000");
+            assert!(
+                cost.contains("waymark_config.listeners_decoded: "),
+                "{cost}"
+            );
             let before = count("accepted: Listener");
             until("pushed twice more", LIMIT, || {
                 (count("accepted: Listener") >= before + 2).then_some(())
             });
+            let (cost_now, unchanged_now) = self::cost("127.244.7.9:15000");
+            assert_eq!(cost_now, cost);
+            assert!(
+                unchanged_now >= unchanged + 2 * 5,
+                "{unchanged_now} of {unchanged}"
+            );
             assert!(
                 request(&mut client, "/reviews/0")
                     .await

@@ -1,11 +1,11 @@
 //! Clusters and their endpoints.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use super::entry::{InUse, Received, Refused};
+use super::entry::{Entries, InUse, Received, Refused};
 use super::state::{Assignment, Endpoints, State, len};
 use crate::decode::{DecodeError, Decoder, Hop};
 use crate::program::{
@@ -47,8 +47,10 @@ impl State {
     ) -> Result<(), DecodeError> {
         let entry = self.clusters.entry(name.to_owned()).or_default();
         if entry.is_known(&received) {
+            self.stats.config.unchanged.inc();
             return Ok(());
         }
+        self.stats.config.clusters_decoded.inc();
         let decoded = Decoder::new(&mut self.names)
             .cluster(&received.bytes)
             .and_then(|decoded| {
@@ -117,13 +119,16 @@ impl State {
             entry.warming = Some(in_use);
         }
         self.dirty = true;
+        self.references_changed = true;
         Ok(())
     }
 
-    pub(super) fn remove_cluster(&mut self, name: &str) {
-        if self.clusters.shift_remove(name).is_some() {
-            self.stats.cluster_removed.inc();
+    pub(super) fn remove_clusters(&mut self, names: Vec<String>) {
+        let gone = remove(&mut self.clusters, names);
+        if gone > 0 {
+            self.stats.cluster_removed.add(gone);
             self.dirty = true;
+            self.references_changed = true;
         }
     }
 
@@ -134,14 +139,16 @@ impl State {
     ) -> Result<(), DecodeError> {
         let entry = self.assignments.entry(name.to_owned()).or_default();
         if entry.is_known(&received) {
+            self.stats.config.unchanged.inc();
             self.warm_clusters(name);
             return Ok(());
         }
-        let offers_mtls = self
-            .clusters
-            .values()
-            .filter_map(|c| c.latest())
-            .any(|c| c.value.sidecar_mtls && c.value.eds_name() == Some(name));
+        self.stats.config.endpoints_decoded.inc();
+        let users = self.users.get(name).map_or(&[][..], Vec::as_slice);
+        let offers_mtls = users.iter().any(|user| {
+            let cluster = self.clusters.get(user).and_then(|c| c.latest());
+            cluster.is_some_and(|c| c.value.sidecar_mtls)
+        });
         let decoded = Decoder::new(&mut self.names)
             .endpoints(&received.bytes)
             .and_then(|decoded| match &decoded.value.sidecar_mtls {
@@ -175,11 +182,10 @@ impl State {
         let endpoints = self.endpoints.entry(name.to_owned()).or_default();
         replace(endpoints, decoded.value.set);
         self.warm_clusters(name);
-        for cluster in self.clusters.values().filter_map(|c| c.latest()) {
-            if cluster.value.eds_name() == Some(name) {
-                cluster.value.cluster.stats.update_success.inc();
-                membership(&cluster.value.cluster);
-            }
+        let users = self.users.get(name).into_iter().flatten();
+        for cluster in users.filter_map(|user| self.clusters.get(user)?.latest()) {
+            cluster.value.cluster.stats.update_success.inc();
+            membership(&cluster.value.cluster);
         }
         Ok(())
     }
@@ -204,7 +210,10 @@ impl State {
 
     /// Puts to use the clusters that have waited for these endpoints.
     fn warm_clusters(&mut self, eds_name: &str) {
-        for entry in self.clusters.values_mut() {
+        for user in self.users.get(eds_name).into_iter().flatten() {
+            let Some(entry) = self.clusters.get_mut(user) else {
+                continue;
+            };
             let waits = entry
                 .warming
                 .as_ref()
@@ -215,6 +224,16 @@ impl State {
             }
         }
     }
+}
+
+/// Removes entries, keeping the order of the others; how many were there.
+pub(super) fn remove<T>(entries: &mut Entries<T>, names: Vec<String>) -> u64 {
+    if names.is_empty() {
+        return 0;
+    }
+    let (names, before) = (HashSet::<String>::from_iter(names), entries.len());
+    entries.retain(|name, _| !names.contains(name));
+    (before - entries.len()) as u64
 }
 
 fn same_name(asked: &str, said: &str) -> Result<(), DecodeError> {

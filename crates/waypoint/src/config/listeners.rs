@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::clusters::remove;
 use super::entry::{InUse, Received, Refused};
 use super::state::State;
 use crate::decode::{DecodeError, DecodedListener, Decoder, Listener};
@@ -34,8 +35,10 @@ impl State {
     ) -> Result<(), DecodeError> {
         let entry = self.listeners.entry(name.to_owned()).or_default();
         if entry.is_known(&received) {
+            self.stats.config.unchanged.inc();
             return Ok(());
         }
+        self.stats.config.listeners_decoded.inc();
         let decoded = Decoder::new(&mut self.names)
             .listener(&received.bytes)
             .and_then(|decoded| {
@@ -75,13 +78,16 @@ impl State {
             value,
             ignored: decoded.ignored,
         });
+        self.references_changed = true;
         Ok(())
     }
 
-    pub(super) fn remove_listener(&mut self, name: &str) {
-        if self.listeners.shift_remove(name).is_some() {
-            self.stats.listener_removed.inc();
+    pub(super) fn remove_listeners(&mut self, names: Vec<String>) {
+        let gone = remove(&mut self.listeners, names);
+        if gone > 0 {
+            self.stats.listener_removed.add(gone);
             self.dirty = true;
+            self.references_changed = true;
         }
     }
 
@@ -96,6 +102,8 @@ impl State {
                 .is_some_and(|w| w.value.rds_names().all(known))
             {
                 entry.active = entry.warming.take();
+                // Tables that the one before named may be needed no longer: seen to with the next response.
+                self.references_changed = true;
                 if let Some(active) = &mut entry.active {
                     active.value.chains = compile(&active.value.listener, routes);
                 }

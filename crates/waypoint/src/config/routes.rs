@@ -19,8 +19,10 @@ impl State {
     ) -> Result<(), DecodeError> {
         let entry = self.routes.entry(name.to_owned()).or_default();
         if entry.is_known(&received) {
+            self.stats.config.unchanged.inc();
             return Ok(());
         }
+        self.stats.config.routes_decoded.inc();
         let decoded = Decoder::new(&mut self.names)
             .route_configuration(&received.bytes)
             .and_then(|decoded| {

@@ -1,6 +1,6 @@
 //! The state behind [`Config`](super::Config).
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -36,6 +36,10 @@ pub(super) struct State {
     pub(super) assignments: Entries<Assignment>,
     /// Also of names whose assignment has not come.
     pub(super) endpoints: HashMap<String, Endpoints>,
+    /// The clusters that use an assignment, by its name, as of the last response.
+    pub(super) users: BTreeMap<String, Vec<String>>,
+    /// Clusters or listeners may refer to something else than they did.
+    pub(super) references_changed: bool,
     clusters_version: String,
     listeners_version: String,
     /// Something that the snapshot is made of has changed.
@@ -61,6 +65,8 @@ impl State {
             routes: Entries::default(),
             assignments: Entries::default(),
             endpoints: HashMap::new(),
+            users: BTreeMap::new(),
+            references_changed: false,
             clusters_version: String::new(),
             listeners_version: String::new(),
             dirty: false,
@@ -102,16 +108,16 @@ impl State {
                 });
             }
         }
-        for name in removed {
-            match kind {
-                type_url::CLUSTER => self.remove_cluster(&name),
-                type_url::LISTENER => self.remove_listener(&name),
-                type_url::ENDPOINT => self.remove_endpoints(&name),
-                // A table in use stays until nothing names it; see `want`.
-                _ => {}
-            }
+        match kind {
+            type_url::CLUSTER => self.remove_clusters(removed),
+            type_url::LISTENER => self.remove_listeners(removed),
+            type_url::ENDPOINT => removed.iter().for_each(|name| self.remove_endpoints(name)),
+            // A table in use stays until nothing names it; see `want`.
+            _ => {}
         }
-        self.want(subscriptions);
+        if std::mem::take(&mut self.references_changed) {
+            self.want(subscriptions);
+        }
         self.warm_listeners();
         self.publish();
         let updates = match kind {
@@ -168,14 +174,16 @@ impl State {
 
     /// Says which endpoints and route tables are needed, and forgets those that no longer are.
     fn want(&mut self, subscriptions: &mut Subscriptions) {
-        let endpoints: BTreeSet<String> = self
-            .clusters
-            .values()
-            .filter_map(|c| c.latest()?.value.eds_name())
-            .map(str::to_owned)
-            .collect();
-        self.assignments.retain(|name, _| endpoints.contains(name));
-        self.endpoints.retain(|name, _| endpoints.contains(name));
+        self.users.clear();
+        for (name, entry) in &self.clusters {
+            if let Some(eds_name) = entry.latest().and_then(|c| c.value.eds_name()) {
+                let users = self.users.entry(eds_name.to_owned()).or_default();
+                users.push(name.clone());
+            }
+        }
+        let users = &self.users;
+        self.assignments.retain(|name, _| users.contains_key(name));
+        self.endpoints.retain(|name, _| users.contains_key(name));
         let routes: BTreeSet<String> = self
             .listeners
             .values()
@@ -184,7 +192,7 @@ impl State {
             .map(str::to_owned)
             .collect();
         self.routes.retain(|name, _| routes.contains(name));
-        subscriptions.names(type_url::ENDPOINT, endpoints);
+        subscriptions.names(type_url::ENDPOINT, self.users.keys().cloned());
         subscriptions.names(type_url::ROUTE, routes);
     }
 
@@ -211,6 +219,7 @@ impl State {
             .filter(|l| l.warming.is_some())
             .count()));
         self.generation += 1;
+        self.stats.config.snapshots_published.inc();
         self.cell.store(Arc::new(Snapshot::assemble(
             self.generation,
             &mut self.names,

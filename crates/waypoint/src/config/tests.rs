@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod repeats;
+
 use std::fmt::Write as _;
 use std::time::SystemTime;
 

@@ -93,6 +93,12 @@ impl Telemetry {
                 );
             }
         }
+        for (name, counter) in server.config.counters() {
+            out.plain(
+                &format!("waymark_config.{name}"),
+                SampleValue::Counter(counter.value()),
+            );
+        }
         for (name, counter) in server.counters() {
             let manager = if name.starts_with("cluster_") {
                 "cluster_manager"
@@ -193,7 +199,8 @@ impl Telemetry {
         let own = server
             .counters()
             .chain(server.cds.counters())
-            .chain(server.lds.counters());
+            .chain(server.lds.counters())
+            .chain(server.config.counters());
         own.chain(server.tunnels.counters())
             .for_each(|(_, c)| c.reset());
         for cluster in snapshot.clusters() {

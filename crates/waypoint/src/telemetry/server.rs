@@ -44,6 +44,23 @@ figures! {
 }
 
 figures! {
+    /// What configuration has cost (`waymark_config.<figure>`): ours, no figures of Envoy's. Resources that are sent again with
+    /// the bytes they had count as unchanged and nothing else: they are recognised, and nothing is done.
+    ConfigStats {
+        counters {
+            clusters_decoded,
+            endpoints_decoded,
+            listeners_decoded,
+            routes_decoded,
+            snapshots_published,
+            unchanged,
+        }
+        gauges {
+        }
+    }
+}
+
+figures! {
     /// The figures of tunnels from clients (`listener.0.0.0.0_15008.<figure>`).
     TunnelStats {
         counters {
@@ -70,6 +87,8 @@ pub struct ServerStats {
     pub cds: UpdateStats,
     /// Listener updates.
     pub lds: UpdateStats,
+    /// What configuration has cost.
+    pub config: ConfigStats,
     /// Tunnels from clients.
     pub tunnels: TunnelStats,
     figures: ServerFigures,

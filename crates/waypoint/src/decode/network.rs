@@ -76,6 +76,19 @@ pub(super) fn chain(
                 notes.add(at, "peers are not asked for metadata");
             }
             "stats.PluginConfig" => stats = Some(istio_stats(notes, config_at, &any)?),
+            "envoy.extensions.filters.network.mongo_proxy.v3.MongoProxy" => {
+                // Sent for every port that is declared to speak MongoDB.
+                let pb::mongo_proxy::v3::MongoProxy {
+                    stat_prefix: _,
+                    access_log,
+                    delay,
+                    emit_dynamic_metadata: _, // which nobody reads
+                    commands: _,              // only says which are counted
+                    max_bson_depth: _,        // nothing is parsed
+                } = unpack(config_at, &any)?;
+                unsupported!(config_at; access_log, delay);
+                notes.add(at, "MongoDB's messages are not counted");
+            }
             _ => return Err(unknown(at, &any)),
         }
     }

@@ -1,5 +1,8 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod encodings;
+mod istiod;
+
 use serde_json::{Value, json};
 
 use super::*;

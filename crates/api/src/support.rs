@@ -171,16 +171,6 @@ pub const REFUSED_FIELDS: &[RefusedField] = &[
     ),
     row(
         DR,
-        "*trafficPolicy.connectionPool.tcp.idleTimeout",
-        "use connectionPool.http.idleTimeout for HTTP ports",
-    ),
-    row(
-        DR,
-        "*trafficPolicy.connectionPool.tcp.maxConnectionDuration",
-        "connections would not be ended",
-    ),
-    row(
-        DR,
         "*trafficPolicy.connectionPool.tcp.tcpKeepalive",
         "no keep-alive probe would be sent",
     ),

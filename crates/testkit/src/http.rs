@@ -98,17 +98,30 @@ impl Connection {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> io::Result<()> {
+        self.send_head(method, path, headers, body.len())?;
+        self.write(body)
+    }
+
+    /// Sends the head of a request whose body has that length, and nothing of that.
+    ///
+    /// # Errors
+    /// When the connection breaks.
+    pub fn send_head(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        length: usize,
+    ) -> io::Result<()> {
         let mut head = format!("{method} {path} HTTP/1.1\r\nhost: {}\r\n", self.host);
         for (name, value) in headers {
             head.push_str(&format!("{name}: {value}\r\n"));
         }
-        if !body.is_empty() {
-            head.push_str(&format!("content-length: {}\r\n", body.len()));
+        if length > 0 {
+            head.push_str(&format!("content-length: {length}\r\n"));
         }
         head.push_str("\r\n");
-        let stream = self.stream.get_mut();
-        stream.write_all(head.as_bytes())?;
-        stream.write_all(body)
+        self.write(head.as_bytes())
     }
 
     /// Sends raw bytes and reads until the peer closes or `limit` bytes came.
@@ -138,6 +151,20 @@ impl Connection {
     /// # Errors
     /// When the connection breaks or what comes is not HTTP/1.1.
     pub fn answer(&mut self, method: &str) -> io::Result<Answer> {
+        let mut answer = self.head()?;
+        let status = answer.status;
+        let bodiless = method == "HEAD" || status == 204 || status == 304 || status < 200;
+        if !bodiless {
+            answer.body = self.body(&answer)?;
+        }
+        Ok(answer)
+    }
+
+    /// Waits for the head of an answer; its body is left where it is.
+    ///
+    /// # Errors
+    /// When the connection breaks or what comes is not HTTP/1.1.
+    pub fn head(&mut self) -> io::Result<Answer> {
         let status_line = self.line()?;
         let status = status_line
             .strip_prefix("HTTP/1.")
@@ -155,16 +182,29 @@ impl Connection {
                 .ok_or_else(|| bad(&format!("header line {line:?}")))?;
             headers.push((name.to_lowercase(), value.trim().to_owned()));
         }
-        let mut answer = Answer {
+        Ok(Answer {
             status,
             headers,
             body: Vec::new(),
-        };
-        let bodiless = method == "HEAD" || status == 204 || status == 304 || status < 200;
-        if !bodiless {
-            answer.body = self.body(&answer)?;
-        }
-        Ok(answer)
+        })
+    }
+
+    /// Waits for so many bytes, as they come over the wire.
+    ///
+    /// # Errors
+    /// When the connection breaks before.
+    pub fn bytes(&mut self, count: usize) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; count];
+        self.stream.read_exact(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Sends bytes as they are.
+    ///
+    /// # Errors
+    /// When the connection breaks.
+    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.get_mut().write_all(bytes)
     }
 
     fn body(&mut self, answer: &Answer) -> io::Result<Vec<u8>> {

@@ -12,6 +12,7 @@ mod reply;
 mod run;
 mod site;
 mod table;
+mod wire;
 
 pub use access_log::{ANY, FORMAT};
 pub use call::{Call, H2, Stream};

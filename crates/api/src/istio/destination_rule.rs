@@ -136,9 +136,11 @@ pub struct ConnectionPool {
     pub max_connections: Option<u32>,
     /// `tcp.connectTimeout`.
     pub connect_timeout: Option<Duration>,
-    /// `tcp.idleTimeout`. Refused until it is enforced, see [`crate::support`].
+    /// `tcp.idleTimeout`: a TCP connection without a byte for so long is ended. Connections to endpoints of HTTP ports
+    /// heed it where there is no `http.idleTimeout`.
     pub tcp_idle_timeout: Option<Duration>,
-    /// `tcp.maxConnectionDuration`. Refused until it is enforced, see [`crate::support`].
+    /// `tcp.maxConnectionDuration`: a TCP connection is ended after so long; a connection to an endpoint of an HTTP port
+    /// takes no further request.
     pub max_connection_duration: Option<Duration>,
     /// `tcp.tcpKeepalive`. Refused until it is enforced, see [`crate::support`].
     pub tcp_keepalive: Option<TcpKeepalive>,

@@ -3,24 +3,26 @@
 //! HTTP/1.1 on port 8080; the header `x-do` says what else than answer 200 to do, several separated by spaces:
 //! `status=503`, `fail=2` (503 for the first two attempts), `code=N` (with `fail`), `delay=300` (milliseconds), `reset`,
 //! `cut` (half the body, then the end), `chunked`, `size=N` (a body of N bytes), `header=name:value`, `upgrade`,
-//! `early` (before the body is read), `garbage` (what is no HTTP).
+//! `early` (before the body is read), `garbage` (what is no HTTP), `stall=300` (milliseconds, of the attempts that `fail`),
+//! `hold` (half the body, the rest once [`Apps::go_on`] says so).
 //!
 //! HTTP/2 and gRPC on port 8081, by prior knowledge (HTTP/1.1 too): the same, and `grpc=N` (status), `message=text`,
 //! `trailers-only`, `trailer=name:value`, `messages=N`, `echo` (as it comes), `rst=REASON` (before the answer),
 //! `rst-after=REASON` (amid the body), `close` (the connection, before the answer), `goaway` (the stream was not looked
-//! at), `last` (the connection ends after it).
+//! at), `last` (the connection ends after it). What ends amid the body does so once [`Apps::go_on`] says so.
 //! Port 9000 echoes bytes, after the name of the pod; port 9001 speaks first. Bytes that end with `close!`, `half!` or
 //! `reset!` have them end the connection, their half of it, or reset it.
 
 pub(crate) mod h2;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 /// Versions and addresses of the pods.
 pub const PODS: [(&str, &str); 3] = [
@@ -29,10 +31,15 @@ pub const PODS: [(&str, &str); 3] = [
     ("v3", "127.244.10.3"),
 ];
 
+/// How long an application waits for [`Apps::go_on`].
+const TIMEOUT: Duration = Duration::from_secs(10);
+
 /// What the applications saw.
 #[derive(Debug, Clone)]
 pub struct Apps {
     seen: Arc<Mutex<HashMap<String, Vec<String>>>>,
+    /// Requests whose answers may go on.
+    going_on: Arc<watch::Sender<HashSet<String>>>,
     runtime: Arc<tokio::runtime::Runtime>,
 }
 
@@ -50,6 +57,7 @@ impl Apps {
             .expect("runtime");
         let apps = Self {
             seen: Arc::default(),
+            going_on: Arc::default(),
             runtime: Arc::new(runtime),
         };
         for (place, (version, _)) in (1..).zip(PODS) {
@@ -77,6 +85,23 @@ impl Apps {
     pub fn pods(&self, id: &str) -> Vec<String> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         seen.get(id).cloned().unwrap_or_default()
+    }
+
+    /// Tells the application that holds back a part of its answer to a request to go on.
+    pub fn go_on(&self, id: &str) {
+        self.going_on.send_modify(|ids| {
+            ids.insert(id.to_owned());
+        });
+    }
+
+    /// Waits for [`Apps::go_on`], not for ever.
+    async fn told_to_go_on(&self, id: &str) -> io::Result<()> {
+        let mut ids = self.going_on.subscribe();
+        let told = ids.wait_for(|ids| ids.contains(id));
+        match tokio::time::timeout(TIMEOUT, told).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        }
     }
 
     /// Notes that a pod saw a request; which attempt it was.
@@ -108,7 +133,7 @@ impl Apps {
         while let Some(request) = Request::read(&mut stream, |request| {
             self.note(request.header("x-id"), pod)
         })? {
-            if !answer(stream.get_mut(), pod, &request)? {
+            if !answer(self, stream.get_mut(), pod, &request)? {
                 return Ok(());
             }
             if request.wants("upgrade").is_some() {
@@ -134,6 +159,7 @@ fn starts_http2(stream: &TcpStream) -> io::Result<bool> {
 }
 
 struct Request {
+    protocol: String,
     method: String,
     path: String,
     headers: Vec<(String, String)>,
@@ -150,6 +176,7 @@ impl Request {
             headers.push(("host".to_owned(), authority.to_string()));
         }
         Self {
+            protocol: "HTTP/2".to_owned(),
             method: parts.method.to_string(),
             path: parts
                 .uri
@@ -175,6 +202,7 @@ impl Request {
         let mut request = Self {
             method: words.next().unwrap_or_default(),
             path: words.next().unwrap_or_default(),
+            protocol: words.next().unwrap_or_default(),
             headers: Vec::new(),
             body: Vec::new(),
             trailers: Vec::new(),
@@ -229,17 +257,25 @@ impl Request {
     fn number(&self, what: &str) -> Option<usize> {
         self.wants(what)?.parse().ok()
     }
+
+    /// Whether this attempt is one of the first ones that are to fail.
+    fn fails(&self) -> bool {
+        self.number("fail")
+            .is_some_and(|failures| self.attempt <= failures)
+    }
+
+    /// How long the answer takes.
+    fn delay(&self) -> Duration {
+        let stall = self.number("stall").filter(|_| self.fails());
+        let millis = self.number("delay").unwrap_or(0) + stall.unwrap_or(0);
+        Duration::from_millis(millis as u64)
+    }
 }
 
 /// Answers; `false` when the connection is over.
-fn answer(stream: &mut TcpStream, pod: &str, request: &Request) -> io::Result<bool> {
-    let attempt = request.attempt;
-    if let Some(delay) = request.number("delay") {
-        std::thread::park_timeout(Duration::from_millis(delay as u64));
-    }
-    let failing = request
-        .number("fail")
-        .is_some_and(|failures| attempt <= failures);
+fn answer(apps: &Apps, stream: &mut TcpStream, pod: &str, request: &Request) -> io::Result<bool> {
+    let failing = request.fails();
+    std::thread::park_timeout(request.delay());
     if request.wants("reset").is_some() && (request.number("fail").is_none() || failing) {
         socket2::SockRef::from(&*stream).set_linger(Some(Duration::ZERO))?;
         return Ok(false);
@@ -288,28 +324,47 @@ fn answer(stream: &mut TcpStream, pod: &str, request: &Request) -> io::Result<bo
     if bodiless || request.method == "HEAD" {
         return Ok(true);
     }
+    send_body(apps, stream, request, &body)
+}
+
+/// The body of an answer; `false` when the connection is over.
+fn send_body(
+    apps: &Apps,
+    stream: &mut TcpStream,
+    request: &Request,
+    body: &[u8],
+) -> io::Result<bool> {
+    let half = body.len() / 2;
     if request.wants("cut").is_some() {
-        stream.write_all(&body[..body.len() / 2])?;
+        stream.write_all(&body[..half])?;
         return Ok(false);
     }
-    if request.wants("chunked").is_some() {
-        for piece in body.chunks(10_000) {
-            stream.write_all(format!("{:x}\r\n", piece.len()).as_bytes())?;
-            stream.write_all(piece)?;
-            stream.write_all(b"\r\n")?;
-        }
-        let trailer = request.wants("trailer").and_then(|t| t.split_once(':'));
-        let trailer = trailer.map_or_else(String::new, |(n, v)| format!("{n}: {v}\r\n"));
-        stream.write_all(format!("0\r\n{trailer}\r\n").as_bytes())?;
-    } else {
-        stream.write_all(&body)?;
+    if request.wants("hold").is_some() {
+        stream.write_all(&body[..half])?;
+        let told = apps.told_to_go_on(request.header("x-id"));
+        apps.runtime.block_on(told)?;
+        stream.write_all(&body[half..])?;
+        return Ok(true);
     }
+    if request.wants("chunked").is_none() {
+        stream.write_all(body)?;
+        return Ok(true);
+    }
+    for piece in body.chunks(10_000) {
+        stream.write_all(format!("{:x}\r\n", piece.len()).as_bytes())?;
+        stream.write_all(piece)?;
+        stream.write_all(b"\r\n")?;
+    }
+    let trailer = request.wants("trailer").and_then(|t| t.split_once(':'));
+    let trailer = trailer.map_or_else(String::new, |(n, v)| format!("{n}: {v}\r\n"));
+    stream.write_all(format!("0\r\n{trailer}\r\n").as_bytes())?;
     Ok(true)
 }
 
 fn seen(pod: &str, request: &Request) -> Value {
     json!({
         "pod": pod,
+        "protocol": request.protocol,
         "method": request.method,
         "path": request.path,
         "headers": request.headers,

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
@@ -250,14 +250,14 @@ impl<'a> Stream<'a> {
         end.map_err(|e| format!("send the end: {e}"))
     }
 
-    /// Resets it.
+    /// Resets it. The frame goes out with what follows on the connection.
     pub fn reset(&mut self, reason: Reason) {
         self.send.send_reset(reason);
-        // Until the frame is out.
-        let _ = run(&self.runtime, "reset", async {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            Ok::<(), h2::Error>(())
-        });
+    }
+
+    /// Lets an application go on that holds back the rest of its answer.
+    pub fn go_on(&self) {
+        self.site.ground.apps.go_on(&self.id);
     }
 
     /// Waits for the head of the answer; its status.

@@ -8,6 +8,7 @@ mod gateway_api;
 mod grpc;
 mod http2;
 mod interop;
+mod protocols;
 mod routing;
 
 pub use interop::needs_interop;
@@ -23,6 +24,7 @@ pub fn all() -> Vec<Scenario> {
         (Ports::Http, bodies::LIST),
         (Ports::Http, failures::LIST),
         (Ports::Http2, http2::LIST),
+        (Ports::Http2, protocols::LIST),
         (Ports::Grpc, grpc::LIST),
         (Ports::Grpc, interop::LIST),
         (Ports::Tcp, connections::LIST),

@@ -1,7 +1,7 @@
 //! What a scenario has to ask with: its service, requests of HTTP/1.1, connections.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -125,6 +125,18 @@ impl<'a> Site<'a> {
         std::fs::write(&beside, super::text(self.scenario, text, &self.host))
             .and_then(|()| std::fs::rename(&beside, &path))
             .map_err(|e| format!("write {}: {e}", path.display()))
+    }
+
+    /// An id for a request of which the access log may say anything, or nothing.
+    #[must_use]
+    pub fn unlogged(&self) -> String {
+        next_id()
+    }
+
+    /// Whether an application has seen a request.
+    #[must_use]
+    pub fn reached(&self, id: &str) -> bool {
+        !self.pods_of(id).is_empty()
     }
 
     /// The pods that saw a request, in order.
@@ -333,11 +345,22 @@ impl<'a> Ask<'a> {
     /// # Errors
     /// When no application gets it.
     pub fn start(self) -> Result<Pending<'a>, String> {
+        let whole = self.body.len();
+        self.start_with(whole)
+    }
+
+    /// The same with so many bytes of the body; the others are left to [`Pending::send`].
+    ///
+    /// # Errors
+    /// When no application gets it.
+    pub fn start_with(self, bytes: usize) -> Result<Pending<'a>, String> {
         let id = self.begin();
         let started = Instant::now();
         let mut connection = self.site.connection(self.port)?;
+        let lines = self.lines(&id);
         connection
-            .send(&self.method, &self.path, &self.lines(&id), &self.body)
+            .send_head(&self.method, &self.path, &lines, self.body.len())
+            .and_then(|()| connection.write(&self.body[..bytes]))
             .map_err(|e| format!("{} {}: {e}", self.method, self.path))?;
         if !until_or(TIMEOUT, || !self.site.pods_of(&id).is_empty()) {
             return Err("no application got it".to_owned());
@@ -374,6 +397,53 @@ pub struct Pending<'a> {
 }
 
 impl Pending<'_> {
+    /// Sends some more of the body.
+    ///
+    /// # Errors
+    /// When the connection breaks.
+    pub fn send(&mut self, bytes: &[u8]) -> Verdict {
+        self.connection.write(bytes).map_err(|e| e.to_string())
+    }
+
+    /// Waits for the head of the answer and so many bytes of its body; lets the application go on, and gives the rest of the
+    /// body of that length.
+    ///
+    /// # Errors
+    /// When the connection breaks.
+    pub fn answer_in_two(mut self, length: usize) -> Result<Vec<u8>, String> {
+        let mut half = || -> std::io::Result<u16> {
+            let status = self.connection.head()?.status;
+            self.connection.bytes(length / 2)?;
+            Ok(status)
+        };
+        let status = half().map_err(|e| format!("half the answer: {e}"))?;
+        self.site.expected.answered(&self.id, status);
+        self.site.ground.apps.go_on(&self.id);
+        let rest = self.connection.bytes(length - length / 2);
+        rest.map_err(|e| format!("the rest of the answer: {e}"))
+    }
+
+    /// Waits for the end of an answer of which the application holds back half.
+    ///
+    /// # Errors
+    /// When the whole of it comes.
+    pub fn broken_off(mut self, length: usize) -> Verdict {
+        let status = self.connection.head().map_err(|e| e.to_string())?.status;
+        self.site.expected.answered(&self.id, status);
+        match self.connection.bytes(length) {
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset
+                ) =>
+            {
+                Ok(())
+            }
+            Err(e) => Err(format!("the answer: {e}")),
+            Ok(_) => Err("the answer is complete".to_owned()),
+        }
+    }
+
     /// Waits for the answer.
     ///
     /// # Errors

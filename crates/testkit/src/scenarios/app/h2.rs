@@ -6,7 +6,6 @@
 use std::io::Write as _;
 use std::net::Shutdown;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use h2::server::SendResponse;
@@ -85,11 +84,8 @@ async fn stream_of(
     let (parts, mut body) = request.into_parts();
     let mut request = Request::of(&parts);
     request.attempt = apps.note(request.header("x-id"), pod);
-    let attempt = request.attempt;
-    if let Some(delay) = request.number("delay") {
-        tokio::time::sleep(Duration::from_millis(delay as u64)).await;
-    }
-    let failing = request.number("fail").is_none_or(|n| attempt <= n);
+    tokio::time::sleep(request.delay()).await;
+    let failing = request.number("fail").is_none() || request.fails();
     if let Some(reason) = request.wants("rst").and_then(reason).filter(|_| failing) {
         respond.send_reset(reason);
         return Ok(());
@@ -116,7 +112,7 @@ async fn stream_of(
         failing: failing && request.number("fail").is_some(),
         grpc,
     };
-    Box::pin(answer.send(pod, &request, &mut respond, ending)).await
+    Box::pin(answer.send((apps, pod), &request, &mut respond, ending)).await
 }
 
 struct Answer {
@@ -127,7 +123,7 @@ struct Answer {
 impl Answer {
     async fn send(
         &self,
-        pod: &str,
+        (apps, pod): (&Apps, &str),
         request: &Request,
         respond: &mut SendResponse<Bytes>,
         ending: &Ending,
@@ -171,23 +167,25 @@ impl Answer {
         }
         let mut send = respond.send_response(head.body(())?, false)?;
         let body = self.body(pod, request);
-        let half = request.wants("rst-after").is_some() || request.wants("cut").is_some();
-        let body = if half {
-            body.slice(..body.len() / 2)
-        } else {
-            body
+        let in_two = ["rst-after", "cut", "hold"];
+        let first = match in_two.iter().any(|what| request.wants(what).is_some()) {
+            true => body.len() / 2,
+            false => body.len(),
         };
-        send_all(&mut send, body).await?;
+        let rest = body.slice(first..);
+        send_all(&mut send, body.slice(..first)).await?;
+        if !rest.is_empty() {
+            // What was sent has to be out before a reset takes it along: the client has it.
+            apps.told_to_go_on(request.header("x-id")).await?;
+        }
         if let Some(reason) = request.wants("rst-after").and_then(reason) {
-            // What was sent has to be out before the reset takes the rest along.
-            tokio::time::sleep(Duration::from_millis(50)).await;
             send.send_reset(reason);
             return Ok(());
         }
         if request.wants("cut").is_some() {
-            tokio::time::sleep(Duration::from_millis(50)).await;
             return ending.now();
         }
+        send_all(&mut send, rest).await?;
         if request.wants("last").is_some() {
             ending.gently.notify_one();
         }

@@ -3,8 +3,8 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
-use super::{differs, scenario};
-use crate::scenarios::{Known, Scenario, Site, Verdict};
+use super::scenario;
+use crate::scenarios::{Scenario, Site, Verdict};
 
 fn chunked(pieces: &[&[u8]]) -> Vec<u8> {
     let mut text =
@@ -111,6 +111,19 @@ pub(super) const LIST: &[Scenario] = &[
         } else {
             Err(format!("{} bytes", got.answer.body.len()))
         }
+    }),
+    scenario("body: of the request, passed on as it comes", "", |site| {
+        let mut slow = site.ask("POST", "/").body(vec![7; 100_000]).start_with(0)?;
+        for _ in 0..10 {
+            slow.send(&[7; 10_000])?;
+        }
+        let got = slow.answer()?.status(200)?;
+        containing(&got.seen("sum").to_string(), "700000")
+    }),
+    scenario("body: of the answer, passed on as it comes", "", |site| {
+        let rest = site.get("/").having("hold size=100000").start()?;
+        let rest = rest.answer_in_two(100_000)?;
+        containing(&String::from_utf8_lossy(&rest), "xxxxxxxxxx")
     }),
     scenario(
         "body: none for HEAD, with the length that GET has",
@@ -365,21 +378,15 @@ pub(super) const LIST: &[Scenario] = &[
         site.may_log("UC");
         ended(websocket(site, &["hello", "close!"])?)
     }),
-    differs(
-        Known {
-            of: "waymark",
-            reason: "which side ended a WebSocket is not in the access log",
+    scenario(
+        "upgrade: which side ended a WebSocket is in the access log",
+        "",
+        |site| {
+            site.also_logged(80, "UC");
+            ended(websocket(site, &["hello", "close!"])?)?;
+            site.also_logged(80, "DC");
+            websocket(site, &["hello"]).map(drop)
         },
-        scenario(
-            "upgrade: which side ended a WebSocket is in the access log",
-            "",
-            |site| {
-                site.also_logged(80, "UC");
-                ended(websocket(site, &["hello", "close!"])?)?;
-                site.also_logged(80, "DC");
-                websocket(site, &["hello"]).map(drop)
-            },
-        ),
     ),
     scenario(
         "upgrade: an application that does not switch answers",

@@ -204,6 +204,23 @@ const ROUTES: &str = rules!(
     "  - route:\n    - {destination: {host: HOST, subset: v1}, weight: WEIGHT}\n    - {destination: {host: HOST, subset: v2}, weight: REST}\n    headers: {response: {set: {x-change: 'CHANGE'}}}\n"
 );
 
+/// The subset that all goes to with that change, made and routed to at once; the one before it is gone.
+fn subset(change: u64) -> String {
+    let version = 1 + change % 3;
+    SUBSET
+        .replace("SUBSET", &format!("c{change}"))
+        .replace("VERSION", &format!("v{version}"))
+        .replace("CHANGE", &change.to_string())
+}
+
+const SUBSET: &str = concat!(
+    "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: HOST, namespace: scenarios}\n",
+    "spec:\n  host: HOST\n  subsets: [{name: SUBSET, labels: {version: VERSION}}]\n---\n",
+    rules!(
+        "  - route: [{destination: {host: HOST, subset: SUBSET}}]\n    headers: {response: {set: {x-change: 'CHANGE'}}}\n"
+    )
+);
+
 /// The pods behind the service with that change.
 fn pods(change: u64) -> &'static [&'static str] {
     const SETS: [&[&str]; 5] = [
@@ -251,6 +268,18 @@ pub(super) const LIST: &[Scenario] = &[
                 lasting(15),
                 |change| site.replace_manifests(&endpoints(change)),
                 |tally, change| tally.only(pods(change)),
+            )
+        },
+    )),
+    heavy(scenario(
+        "changes: subsets that are made and routed to at once, and removed with their routes, cost no request",
+        "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: HOST, namespace: scenarios}\nspec:\n  host: HOST\n  subsets: [{name: c0, labels: {version: v1}}]\n",
+        |site| {
+            changing(
+                site,
+                lasting(15),
+                |change| site.replace_manifests(&subset(change)),
+                |tally, change| tally.change.load(Ordering::Relaxed) >= change,
             )
         },
     )),

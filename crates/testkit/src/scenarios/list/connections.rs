@@ -1,6 +1,8 @@
 //! TCP, and protocols that are found out.
 
 use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
 
 use super::failures::service;
 use super::routing::rules;
@@ -46,7 +48,79 @@ fn closed(site: &Site<'_>, port: u16) -> Verdict {
     }
 }
 
+/// A DestinationRule of the scenario's service with settings of TCP connections.
+macro_rules! pool {
+    ($settings:expr) => {
+        concat!(
+            "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: HOST, namespace: scenarios}\n",
+            "spec:\n  host: HOST\n  trafficPolicy: {connectionPool: {tcp: {",
+            $settings,
+            "}}}\n"
+        )
+    };
+}
+
+/// One byte there and back, after the greeting of a connection.
+fn byte(stream: &mut TcpStream) -> std::io::Result<()> {
+    stream.write_all(b"x")?;
+    stream.read_exact(&mut [0; 1])
+}
+
+/// How long a connection lasts on which a byte is exchanged every so often, or none.
+fn lasts(site: &Site<'_>, pause: Option<Duration>) -> Result<Duration, String> {
+    let mut stream = site.connect(9000)?;
+    stream.write_all(b"x").map_err(|e| e.to_string())?;
+    let began = Instant::now();
+    stream
+        .read_exact(&mut [0; 9])
+        .map_err(|e| format!("greeting: {e}"))?;
+    let Some(pause) = pause else {
+        return match stream.read(&mut [0; 1]) {
+            Ok(0) => Ok(began.elapsed()),
+            other => Err(format!("{other:?} instead of the end")),
+        };
+    };
+    while byte(&mut stream).is_ok() {
+        if began.elapsed() > Duration::from_secs(8) {
+            return Err("it does not end".to_owned());
+        }
+        std::thread::park_timeout(pause);
+    }
+    Ok(began.elapsed())
+}
+
+fn between(took: Duration, from: u64, to: u64) -> Verdict {
+    if (from..=to).contains(&u64::try_from(took.as_millis()).unwrap_or(u64::MAX)) {
+        Ok(())
+    } else {
+        Err(format!("it lasted {took:?}, want {from} to {to} ms"))
+    }
+}
+
 pub(super) const LIST: &[Scenario] = &[
+    scenario(
+        "tcp: an idle connection ends after idleTimeout, one in use does not",
+        pool!("idleTimeout: 1s"),
+        |site| {
+            between(lasts(site, None)?, 950, 6000)?;
+            let mut used = site.connect(9000)?;
+            used.write_all(b"x").map_err(|e| e.to_string())?;
+            used.read_exact(&mut [0; 9]).map_err(|e| e.to_string())?;
+            for _ in 0..8 {
+                std::thread::park_timeout(Duration::from_millis(250));
+                byte(&mut used).map_err(|e| format!("in use: {e}"))?;
+            }
+            Ok(())
+        },
+    ),
+    scenario(
+        "tcp: a connection in use ends after maxConnectionDuration",
+        pool!("maxConnectionDuration: 1s"),
+        |site| {
+            site.also_logged(9000, "DT");
+            between(lasts(site, Some(Duration::from_millis(50)))?, 950, 6000)
+        },
+    ),
     scenario(
         "tcp: bytes both ways, and a half-closed connection",
         "",
@@ -99,7 +173,7 @@ pub(super) const LIST: &[Scenario] = &[
     differs(
         Known {
             of: "envoy",
-            reason: "closes a connection whose end arrives before its protocol is found out",
+            reason: "closes a connection whose end arrives before its protocol is found out, and what was sent is lost",
         },
         scenario(
             "undeclared protocol: other bytes and the client's end at once",
@@ -172,7 +246,7 @@ pub(super) const LIST: &[Scenario] = &[
     differs(
         Known {
             of: "waymark",
-            reason: "a tunnel that the application's node refuses counts as a connection that failed: flags UF and URX, and other endpoints are tried",
+            reason: "deliberate, docs/decisions/0005: a tunnel that the application's node refuses with 503 is a connection that failed (flags UF, URX), so other endpoints are tried; Envoy gives up at once",
         },
         scenario(
             "tcp: an application that does not listen counts as one that reset",

@@ -1,6 +1,7 @@
 //! Time limits, retries, and applications that fail or are not there.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use super::routing::{rules, with};
 use super::{differs, scenario};
@@ -64,6 +65,34 @@ pub(super) const LIST: &[Scenario] = &[
                 .status(504)?
                 .within(580, 2900)?
                 .done()
+        },
+    ),
+    scenario(
+        "timeout: of one attempt, and the next one answers",
+        with!("    retries: {attempts: 2, perTryTimeout: 0.3s, retryOn: 'gateway-error,reset'}\n"),
+        |site| {
+            let got = site.get("/").having("fail=1 code=200 stall=3000").send()?;
+            got.status(200)?.attempts(2)?.within(280, 2900)?.done()
+        },
+    ),
+    scenario(
+        "timeout: of the rule, amid the body, breaks the answer off",
+        with!("    timeout: 0.5s\n    retries: {attempts: 0}\n"),
+        |site| {
+            let ask = site.get("/").having("hold size=1000").flags("UT");
+            ask.start()?.broken_off(1000)
+        },
+    ),
+    scenario(
+        "timeout: of the rule, counted from the end of the request",
+        with!("    timeout: 0.5s\n    retries: {attempts: 0}\n"),
+        |site| {
+            let ask = site.ask("POST", "/").body(vec![1; 10]);
+            let mut slow = ask.start_with(5)?;
+            // Longer than the timeout: time has to pass.
+            std::thread::park_timeout(Duration::from_millis(700));
+            slow.send(&[1; 5])?;
+            slow.answer()?.status(200)?.within(700, 9000)?.done()
         },
     ),
     scenario(
@@ -329,7 +358,7 @@ pub(super) const LIST: &[Scenario] = &[
     differs(
         Known {
             of: "waymark",
-            reason: "a tunnel that the application's node refuses counts as a connection that failed: flags UF and URX, and other endpoints are tried",
+            reason: "deliberate, docs/decisions/0005: a tunnel that the application's node refuses with 503 is a connection that failed (flags UF, URX), so other endpoints are tried; Envoy gives up at once",
         },
         scenario(
             "failure: an application that does not listen counts as one that hung up",

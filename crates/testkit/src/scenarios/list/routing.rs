@@ -65,7 +65,42 @@ pub(super) fn paths(site: &Site<'_>, yes: &[&str], no: &[&str]) -> Verdict {
     Ok(())
 }
 
+/// Headers by which a client could steer a proxy that trusts it.
+const STEERING: [&str; 14] = [
+    "x-envoy-expected-rq-timeout-ms",
+    "x-envoy-force-trace",
+    "x-envoy-hedge-on-per-try-timeout",
+    "x-envoy-internal",
+    "x-envoy-ip-tags",
+    "x-envoy-max-retries",
+    "x-envoy-retriable-header-names",
+    "x-envoy-retriable-status-codes",
+    "x-envoy-retry-grpc-on",
+    "x-envoy-retry-on",
+    "x-envoy-upstream-alt-stat-name",
+    "x-envoy-upstream-rq-per-try-timeout-ms",
+    "x-envoy-upstream-rq-timeout-ms",
+    "x-forwarded-client-cert",
+];
+
 pub(super) const LIST: &[Scenario] = &[
+    scenario(
+        "headers: what only a proxy may say goes no further",
+        "",
+        |site| {
+            let ask = STEERING
+                .iter()
+                .fold(site.get("/"), |ask, name| ask.header(name, "1"));
+            let got = ask
+                .header("x-envoy-attempt-count", "7")
+                .send()?
+                .status(200)?;
+            let got = STEERING
+                .iter()
+                .try_fold(got, |got, name| got.saw(name, ""))?;
+            got.saw("x-envoy-attempt-count", "7")?.done()
+        },
+    ),
     scenario(
         "routing: without rules, as it came with an id and the scheme",
         "",

@@ -200,7 +200,8 @@ fn connection_pool(field: &Field<'_>) -> Option<ConnectionPool> {
         pool.connect_timeout = tcp
             .opt("connectTimeout")
             .and_then(|f| f.positive_duration());
-        pool.tcp_idle_timeout = tcp.opt("idleTimeout").and_then(|f| f.positive_duration());
+        // 0 switches it off.
+        pool.tcp_idle_timeout = tcp.opt("idleTimeout").and_then(|f| f.duration());
         pool.max_connection_duration = tcp
             .opt("maxConnectionDuration")
             .and_then(|f| f.positive_duration());

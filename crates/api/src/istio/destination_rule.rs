@@ -136,8 +136,8 @@ pub struct ConnectionPool {
     pub max_connections: Option<u32>,
     /// `tcp.connectTimeout`.
     pub connect_timeout: Option<Duration>,
-    /// `tcp.idleTimeout`: a TCP connection without a byte for so long is ended. Connections to endpoints of HTTP ports
-    /// heed it where there is no `http.idleTimeout`.
+    /// `tcp.idleTimeout`: a TCP connection without a byte for so long is ended; 0 is never. Connections to endpoints of
+    /// HTTP ports heed it where there is no `http.idleTimeout`.
     pub tcp_idle_timeout: Option<Duration>,
     /// `tcp.maxConnectionDuration`: a TCP connection is ended after so long; a connection to an endpoint of an HTTP port
     /// takes no further request.

@@ -232,6 +232,30 @@ spec:
 }
 
 #[test]
+fn reads_time_limits_of_tcp_connections() {
+    let rule = |tcp: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: a}}\nspec: {{host: r, trafficPolicy: {{connectionPool: {{tcp: {{{tcp}}}}}}}}}\n"
+        )
+    };
+    // Idle for ever is something that one may want; a connection that lasts no time is not.
+    let text = rule("idleTimeout: 0s, maxConnectionDuration: 5m");
+    let read = the!(DestinationRule, &text);
+    let pool = read.traffic_policy.connection_pool.as_ref();
+    let pool = pool.expect("a pool");
+    assert_eq!(pool.tcp_idle_timeout, Some(std::time::Duration::ZERO));
+    assert_eq!(
+        pool.max_connection_duration,
+        Some(std::time::Duration::from_secs(300))
+    );
+    let wrong = errors(&rule("maxConnectionDuration: 0s"));
+    assert!(
+        wrong[0].contains("maxConnectionDuration: must be at least 1ms"),
+        "{wrong:?}"
+    );
+}
+
+#[test]
 fn reads_waypoints_of_both_forms() {
     let gateway = |version: &str, extra: &str| {
         let text = format!(

@@ -107,8 +107,53 @@ fn workload(w: &Workload) -> Value {
         .text("region", &w.locality.region)
         .text("zone", &w.locality.zone)
         .text("subzone", &w.locality.subzone);
+    let extension = extension(w);
+    let protocol = match w.protocol == Protocol::Hbone {
+        true => "HBONE",
+        false => "TCP",
+    };
+    let network_mode = match w.network_mode == NetworkMode::HostNetwork {
+        true => "HostNetwork",
+        false => "Standard",
+    };
+    let status = match w.status == Health::Healthy {
+        true => "Healthy",
+        false => "Unhealthy",
+    };
+    Object::default()
+        .put("uid", w.uid.as_str())
+        .put("workloadIps", strings(&w.addresses))
+        .some("waypoint", w.waypoint.as_ref().map(gateway))
+        .some("networkGateway", w.network_gateway.as_ref().map(gateway))
+        .put("protocol", protocol)
+        .put("networkMode", network_mode)
+        .put("name", &*w.name)
+        .put("namespace", &*w.namespace)
+        .put("trustDomain", w.identity.trust_domain())
+        .put("serviceAccount", w.identity.service_account())
+        .text("network", &w.network)
+        .text("workloadName", &w.workload_name)
+        .put("workloadType", w.workload_type.as_str())
+        .text("canonicalName", &w.canonical_name)
+        .text("canonicalRevision", &w.canonical_revision)
+        .text("hostname", &w.hostname)
+        .put("node", &*w.node)
+        .some("nativeTunnel", w.native_tunnel.then_some(true))
+        .some("applicationTunnel", application_tunnel(w))
+        .list("authorizationPolicies", strings(&w.authorization_policies))
+        .put("status", status)
+        .put("clusterId", &*w.cluster_id)
+        .some("locality", (!locality.0.is_empty()).then_some(locality))
+        .list("services", strings(w.services.keys()))
+        .put("capacity", w.capacity)
+        .some("waymark", (!extension.0.is_empty()).then_some(extension))
+        .into()
+}
+
+/// What only our control plane says of a workload.
+fn extension(w: &Workload) -> Object {
     let extension = &w.extension;
-    let waymark = Object::default()
+    Object::default()
         .list(
             "ports",
             extension.ports.iter().map(|p| (*p).into()).collect(),
@@ -125,68 +170,20 @@ fn workload(w: &Workload) -> Value {
         .some(
             "inheritedEnforcement",
             extension.inherited_enforcement.map(enforcement),
-        );
-    Object::default()
-        .put("uid", w.uid.as_str())
-        .put("workloadIps", strings(&w.addresses))
-        .some("waypoint", w.waypoint.as_ref().map(gateway))
-        .some("networkGateway", w.network_gateway.as_ref().map(gateway))
-        .put(
-            "protocol",
-            if w.protocol == Protocol::Hbone {
-                "HBONE"
-            } else {
-                "TCP"
-            },
         )
-        .put(
-            "networkMode",
-            if w.network_mode == NetworkMode::HostNetwork {
-                "HostNetwork"
-            } else {
-                "Standard"
-            },
-        )
-        .put("name", &*w.name)
-        .put("namespace", &*w.namespace)
-        .put("trustDomain", w.identity.trust_domain())
-        .put("serviceAccount", w.identity.service_account())
-        .text("network", &w.network)
-        .text("workloadName", &w.workload_name)
-        .put("workloadType", w.workload_type.as_str())
-        .text("canonicalName", &w.canonical_name)
-        .text("canonicalRevision", &w.canonical_revision)
-        .text("hostname", &w.hostname)
-        .put("node", &*w.node)
-        .some("nativeTunnel", w.native_tunnel.then_some(true))
-        .some(
-            "applicationTunnel",
-            w.application_tunnel.map(|tunnel| {
-                let protocol = if tunnel.protocol == TunnelHeader::Proxy {
-                    "PROXY"
-                } else {
-                    "NONE"
-                };
-                Object::default()
-                    .put("protocol", protocol)
-                    .some("port", tunnel.port)
-            }),
-        )
-        .list("authorizationPolicies", strings(&w.authorization_policies))
-        .put(
-            "status",
-            if w.status == Health::Healthy {
-                "Healthy"
-            } else {
-                "Unhealthy"
-            },
-        )
-        .put("clusterId", &*w.cluster_id)
-        .some("locality", (!locality.0.is_empty()).then_some(locality))
-        .list("services", strings(w.services.keys()))
-        .put("capacity", w.capacity)
-        .some("waymark", (!waymark.0.is_empty()).then_some(waymark))
-        .into()
+}
+
+fn application_tunnel(w: &Workload) -> Option<Object> {
+    let tunnel = w.application_tunnel?;
+    let protocol = match tunnel.protocol == TunnelHeader::Proxy {
+        true => "PROXY",
+        false => "NONE",
+    };
+    Some(
+        Object::default()
+            .put("protocol", protocol)
+            .some("port", tunnel.port),
+    )
 }
 
 fn service(store: &Store, s: &Service) -> Value {

@@ -103,7 +103,7 @@ pub enum Command {
     ProxyStatus(proxy_status::ProxyStatusArgs),
     /// Custom resource definitions of the Istio kinds that are read, for clusters that do not have upstream's.
     Crds(crds::CrdsArgs),
-    /// Reports about the mesh.
+    /// What is wrong with resources, in the mesh or in files, and what would change for the waypoints of a cluster.
     Analyze(analyze::AnalyzeArgs),
     /// Versions of this program and of the running mesh.
     Version(version::VersionArgs),

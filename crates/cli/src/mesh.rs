@@ -17,11 +17,13 @@ use ::http::{Method, StatusCode};
 use bytes::Bytes;
 use serde_json::Value;
 use waymark_kubernetes::port_forward::PodPort;
+use waymark_kubernetes::survey::Survey;
 use waymark_kubernetes::{Access, ConnectError};
 
 pub(crate) use self::cluster::Cluster;
 use self::local::LocalMesh;
 use crate::Global;
+use crate::analyze::examine::Found;
 use crate::error::CliError;
 use crate::waypoint::gateway::Spec;
 use crate::waypoint::status::GatewayStatus;
@@ -71,6 +73,14 @@ pub(crate) trait MeshClient {
 
     /// The node proxies that a selection means, by name.
     fn node_proxies<'a>(&'a self, selection: &'a NodeSelection) -> Answer<'a, Vec<Peer>>;
+
+    /// What there is to be analysed, in a namespace or in all, for a control plane of that revision; of a cluster also what
+    /// runs for waypoints.
+    fn survey<'a>(
+        &'a self,
+        namespace: Option<&'a str>,
+        revision: &'a str,
+    ) -> Answer<'a, (Found, Option<Survey>)>;
 
     /// Asks a peer over HTTP.
     fn ask<'a>(

@@ -29,6 +29,8 @@ use waymark_api::waypoint::WaypointClass;
 pub use self::report::{Problem, Report, Verdicts};
 pub(crate) use self::report::{REPORTER, cut};
 use self::revision::Revisions;
+pub(crate) use self::revision::TAG;
+pub use self::revision::revision_of;
 use crate::apply::{Applied, Applier, ApplyError, Owner, field_manager};
 use crate::waypoint::{
     GatewayError, GatewayView, Overlay, OverlayError, OwnedKind, Rendered, Template, render,

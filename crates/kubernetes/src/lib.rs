@@ -8,6 +8,7 @@
 //! - [`leader`]: of several replicas, one writes.
 //! - [`ca_secret`], [`root_config_map`]: the certificate authority that replicas share, and its roots in every namespace.
 //! - [`status`]: what objects say about themselves.
+//! - [`survey`](mod@survey): everything there is, read once, for a report.
 //! - [`token`]: whose service account token it is.
 #![forbid(unsafe_code)]
 
@@ -20,6 +21,7 @@ pub mod port_forward;
 pub mod root_config_map;
 mod source;
 pub mod status;
+pub mod survey;
 pub mod token;
 pub mod waypoint;
 

@@ -3,7 +3,7 @@
 mod backoff;
 mod crds;
 mod foreign;
-mod kind;
+pub(crate) mod kind;
 mod object;
 mod watch_kind;
 
@@ -21,6 +21,7 @@ use waymark_rt::Tasks;
 
 use self::backoff::Backoff;
 use self::crds::Crds;
+pub(crate) use self::foreign::is_foreign;
 use self::watch_kind::{Told, Watch};
 
 /// What is watched, and how.

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use waymark_api::names;
 use waymark_api::waypoint::WaypointClass;
 use waymark_kubernetes::port_forward::{self, PodPort, PortForwardError};
+use waymark_kubernetes::survey::{Survey, survey};
 use waymark_kubernetes::{Access, connect};
 
 use super::{
@@ -20,6 +21,7 @@ use super::{
     chain, kinds,
 };
 use crate::Global;
+use crate::analyze::examine::Found;
 use crate::error::CliError;
 use crate::target::{self, Kind};
 use crate::waypoint::gateway::Spec;
@@ -391,6 +393,21 @@ impl MeshClient for Cluster {
                 )));
             }
             Ok(found)
+        })
+    }
+
+    fn survey<'a>(
+        &'a self,
+        namespace: Option<&'a str>,
+        revision: &'a str,
+    ) -> Answer<'a, (Found, Option<Survey>)> {
+        Box::pin(async move {
+            let survey = survey(&self.client, namespace, revision).await;
+            let found = Found {
+                objects: survey.objects.iter().map(|o| (o.clone(), None)).collect(),
+                errors: survey.errors.clone(),
+            };
+            Ok((found, Some(survey)))
         })
     }
 

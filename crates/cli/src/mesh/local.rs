@@ -7,9 +7,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use serde::Deserialize;
+use waymark_kubernetes::survey::Survey;
 
 use super::{Answer, At, Labels, MeshClient, NodeSelection, Peer, TIMEOUT, http as plain_http};
 use crate::Global;
+use crate::analyze::examine::{Found, object_of};
+use crate::analyze::files;
 use crate::error::CliError;
 use crate::target::{self, Kind, Reference};
 use crate::waypoint::gateway::Spec;
@@ -250,6 +253,27 @@ impl MeshClient for LocalMesh {
 
     fn node_proxies<'a>(&'a self, selection: &'a NodeSelection) -> Answer<'a, Vec<Peer>> {
         at_once(self.node_proxy(selection).map(|peer| vec![peer]))
+    }
+
+    fn survey<'a>(
+        &'a self,
+        namespace: Option<&'a str>,
+        _revision: &'a str,
+    ) -> Answer<'a, (Found, Option<Survey>)> {
+        let of_namespace = |of: &str| namespace.is_none_or(|namespace| of == namespace);
+        at_once(
+            files::read(std::slice::from_ref(&self.mesh_directory), true).map(|mut found| {
+                found.objects.retain(|(object, place)| {
+                    let object = object_of(object, place.as_deref());
+                    of_namespace(object.namespace.as_ref().unwrap_or(&object.name))
+                });
+                found.errors.retain(|error| {
+                    let object = error.object.as_ref();
+                    object.is_none_or(|o| of_namespace(o.namespace.as_ref().unwrap_or(&o.name)))
+                });
+                (found, None)
+            }),
+        )
     }
 
     fn ask<'a>(

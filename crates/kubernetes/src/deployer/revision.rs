@@ -23,14 +23,10 @@ pub(super) struct Revisions {
 impl Revisions {
     /// Whether a Gateway is ours.
     pub(super) fn is_ours(&self, gateway: &GatewayView) -> bool {
-        let own = gateway.label(names::REVISION).map(str::to_owned);
-        let wanted = own.or_else(|| self.of_namespace(&gateway.namespace));
-        // What names no revision is for the default one: ours, unless a tag says that another is.
-        let wanted = wanted.unwrap_or_else(|| DEFAULT.to_owned());
-        match self.resolve(&wanted) {
-            Some(revision) => revision == self.revision,
-            None => wanted == self.revision,
-        }
+        let own = gateway.label(names::REVISION);
+        let of_namespace = self.of_namespace(&gateway.namespace);
+        let revision = revision_of(own, of_namespace.as_deref(), |tag| self.resolve(tag));
+        revision == self.revision
     }
 
     fn of_namespace(&self, namespace: &str) -> Option<String> {
@@ -51,6 +47,17 @@ impl Revisions {
     }
 }
 
+/// The revision that a Gateway is for, by its own label or its namespace's, which may be a tag of one. What names none is for
+/// the default one, unless a tag says that another is.
+pub fn revision_of(
+    own: Option<&str>,
+    of_namespace: Option<&str>,
+    resolve: impl Fn(&str) -> Option<String>,
+) -> String {
+    let wanted = own.or(of_namespace).unwrap_or(DEFAULT);
+    resolve(wanted).unwrap_or_else(|| wanted.to_owned())
+}
+
 /// Label: the tag that an object is for.
-pub(super) const TAG: &str = "istio.io/tag";
+pub(crate) const TAG: &str = "istio.io/tag";
 const DEFAULT: &str = "default";

@@ -10,6 +10,7 @@ mod differential;
 mod enforcement;
 mod envoy;
 mod faults;
+mod guides;
 mod hostile;
 mod image;
 mod istiod;

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -13,7 +13,7 @@ use base64::Engine as _;
 use serde_json::{Value, json};
 
 use super::certificates::Certificates;
-use super::crds::{Crds, UpstreamCrds};
+use super::crds::Crds;
 use super::process::Process;
 use super::programs::Programs;
 use crate::cache;
@@ -27,6 +27,9 @@ pub struct Options {
     pub controllers: bool,
     /// What is defined before the start is over.
     pub crds: Crds,
+    /// An address of this network namespace by which pods reach the API server, as `kubernetes.default.svc`, and the API
+    /// server reaches the kubelet.
+    pub advertise: Option<Ipv4Addr>,
     /// Further arguments of the API server, like `--watch-cache=false`.
     pub api_server_args: Vec<String>,
 }
@@ -68,17 +71,16 @@ impl ApiServer {
     /// When it does not become ready; under `CI=true` also when the programs cannot be had.
     #[must_use]
     pub fn start(options: Options) -> Option<Self> {
+        Self::start_in(tempfile::tempdir().expect("temporary directory"), options)
+    }
+
+    /// As [`start`](Self::start), with all files in this directory.
+    pub(super) fn start_in(directory: tempfile::TempDir, options: Options) -> Option<Self> {
         let programs = Programs::find()?;
-        let crds = match UpstreamCrds::find() {
-            Ok(crds) => crds.files(options.crds),
-            Err(_) if options.crds == Crds::None => Vec::new(),
-            Err(why) => {
-                cache::missing("upstream's CRDs", &why);
-                return None;
-            }
-        };
-        let directory = tempfile::tempdir().expect("temporary directory");
-        let certificates = Certificates::make(directory.path());
+        let crds = options.crds.find()?;
+        let addresses = options.advertise.map(|node| [node.into(), FIRST_SERVICE]);
+        let certificates =
+            Certificates::make(directory.path(), addresses.as_ref().map_or(&[], |a| a));
         let (etcd, etcd_port) = start_etcd(&programs, directory.path());
         let mut server = Self {
             controller_manager: None,
@@ -301,6 +303,16 @@ impl ApiServer {
         self.directory.path().join("admin.kubeconfig")
     }
 
+    /// That of a component of Kubernetes, which is there from the start.
+    pub(super) fn kubeconfig_of_component(&self, name: &str) -> PathBuf {
+        self.directory.path().join(format!("{name}.kubeconfig"))
+    }
+
+    /// Where all its files are, for as long as it lives.
+    pub(super) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
     /// A kubeconfig of a service account that exists.
     ///
     /// # Panics
@@ -333,17 +345,19 @@ impl ApiServer {
     fn start_controllers(&mut self) {
         let ca = self.certificates.ca.display();
         let key = self.certificates.service_account.0.display();
-        let kubeconfig = self.directory.path().join(CONTROLLER_MANAGER);
-        let args = [
+        let kubeconfig = self.kubeconfig_of_component(CONTROLLER_MANAGER);
+        let mut args = vec![
             format!("--kubeconfig={}", kubeconfig.display()),
             format!("--root-ca-file={ca}"),
             format!("--service-account-private-key-file={key}"),
             "--use-service-account-credentials=true".to_owned(),
             "--leader-elect=false".to_owned(),
             "--secure-port=0".to_owned(),
-            // No kubelet says that a Node is alive, and pods of dead ones are not ready.
-            "--controllers=*,-node-lifecycle-controller".to_owned(),
         ];
+        if self.options.advertise.is_none() {
+            // No kubelet says that a Node is alive, and pods of dead ones are not ready.
+            args.push("--controllers=*,-node-lifecycle-controller".to_owned());
+        }
         let program = &self.programs.kube_controller_manager;
         let mut process = Process::start(self.directory.path(), program, &args);
         // It has begun when it gives a namespace its service account.
@@ -359,29 +373,41 @@ impl ApiServer {
         let Certificates {
             ca,
             serving: (certificate, key),
+            admin: (admin, admin_key),
             service_account: (account_key, account_public),
             ..
         } = &self.certificates;
-        let [ca, certificate, key, account_key, account_public] =
-            [ca, certificate, key, account_key, account_public].map(|path| path.display());
+        let file = |flag: &str, path: &Path| format!("--{flag}={}", path.display());
         let mut args = vec![
             format!("--etcd-servers=http://127.0.0.1:{}", self.etcd_port),
-            "--bind-address=127.0.0.1".to_owned(),
-            "--advertise-address=127.0.0.1".to_owned(),
             format!("--secure-port={}", self.port),
-            format!("--tls-cert-file={certificate}"),
-            format!("--tls-private-key-file={key}"),
-            format!("--client-ca-file={ca}"),
+            file("tls-cert-file", certificate),
+            file("tls-private-key-file", key),
+            file("client-ca-file", ca),
             "--service-account-issuer=https://kubernetes.default.svc.cluster.local".to_owned(),
-            format!("--service-account-key-file={account_public}"),
-            format!("--service-account-signing-key-file={account_key}"),
+            file("service-account-key-file", account_public),
+            file("service-account-signing-key-file", account_key),
             "--authorization-mode=Node,RBAC".to_owned(),
-            "--service-cluster-ip-range=10.96.0.0/16".to_owned(),
-            // Its own address is a loopback one, which no EndpointSlice may have.
-            "--endpoint-reconciler-type=none".to_owned(),
+            format!("--service-cluster-ip-range={SERVICES}"),
             "--allow-privileged=true".to_owned(),
             "--profiling=false".to_owned(),
         ];
+        if let Some(address) = self.options.advertise {
+            args.extend([
+                "--bind-address=0.0.0.0".to_owned(),
+                format!("--advertise-address={address}"),
+                file("kubelet-client-certificate", admin),
+                file("kubelet-client-key", admin_key),
+                "--kubelet-preferred-address-types=InternalIP".to_owned(),
+            ]);
+        } else {
+            args.extend([
+                "--bind-address=127.0.0.1".to_owned(),
+                "--advertise-address=127.0.0.1".to_owned(),
+                // Its own address is a loopback one, which no EndpointSlice may have.
+                "--endpoint-reconciler-type=none".to_owned(),
+            ]);
+        }
         if !self.options.controllers {
             // Nobody makes the service account `default` that it would ask for.
             args.push("--disable-admission-plugins=ServiceAccount".to_owned());
@@ -391,12 +417,13 @@ impl ApiServer {
     }
 
     fn write_kubeconfigs(&self) {
+        let certificates = &self.certificates;
         let users = [
-            ("admin", &self.certificates.admin),
-            (
-                "system-kube-controller-manager",
-                &self.certificates.controller_manager,
-            ),
+            ("admin", &certificates.admin),
+            (CONTROLLER_MANAGER, &certificates.controller_manager),
+            (SCHEDULER, &certificates.scheduler),
+            (PROXY, &certificates.proxy),
+            (KUBELET, &certificates.kubelet),
         ];
         for (name, (certificate, key)) in users {
             let user = json!({
@@ -482,7 +509,16 @@ fn file_in_base64(path: &Path) -> String {
     base64::engine::general_purpose::STANDARD.encode(bytes)
 }
 
-const CONTROLLER_MANAGER: &str = "system-kube-controller-manager.kubeconfig";
+/// The services' addresses.
+pub(super) const SERVICES: &str = "10.96.0.0/16";
+/// The first of the services' addresses is `kubernetes.default`'s.
+const FIRST_SERVICE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 96, 0, 1));
+
+const CONTROLLER_MANAGER: &str = "kube-controller-manager";
+/// Components of a node, by whose names their kubeconfigs are called.
+pub(super) const SCHEDULER: &str = "kube-scheduler";
+pub(super) const PROXY: &str = "kube-proxy";
+pub(super) const KUBELET: &str = "kubelet";
 
 /// How long a program may take to come up on a machine that has much else to do.
 const START: Duration = Duration::from_secs(120);

@@ -1,12 +1,16 @@
 //! The certificates and keys of a Kubernetes that lives as long as a test.
 
 use std::fs;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair, SanType,
 };
+
+/// The name of the one node there may be.
+pub(super) const NODE: &str = "node";
 
 /// Where they are.
 #[derive(Debug)]
@@ -19,13 +23,19 @@ pub(super) struct Certificates {
     pub(super) admin: (PathBuf, PathBuf),
     /// That of `system:kube-controller-manager`.
     pub(super) controller_manager: (PathBuf, PathBuf),
+    /// That of `system:kube-scheduler`.
+    pub(super) scheduler: (PathBuf, PathBuf),
+    /// That of `system:kube-proxy`.
+    pub(super) proxy: (PathBuf, PathBuf),
+    /// That of the one node there may be.
+    pub(super) kubelet: (PathBuf, PathBuf),
     /// What tokens of service accounts are signed with, and checked with.
     pub(super) service_account: (PathBuf, PathBuf),
 }
 
 impl Certificates {
-    /// Makes them all in a directory.
-    pub(super) fn make(directory: &Path) -> Self {
+    /// Makes them all in a directory; the API server's is for these addresses, too.
+    pub(super) fn make(directory: &Path, addresses: &[IpAddr]) -> Self {
         let ca_key = KeyPair::generate().expect("key");
         let mut params = CertificateParams::default();
         params.distinguished_name = name("kubernetes-ca", None);
@@ -42,9 +52,12 @@ impl Certificates {
                 .collect::<Vec<_>>(),
         )
         .expect("names");
+        let addresses = [IpAddr::from([127, 0, 0, 1])]
+            .into_iter()
+            .chain(addresses.iter().copied());
         serving
             .subject_alt_names
-            .push(SanType::IpAddress([127, 0, 0, 1].into()));
+            .extend(addresses.map(SanType::IpAddress));
         serving.distinguished_name = name("kube-apiserver", None);
         serving.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
 
@@ -59,6 +72,14 @@ impl Certificates {
             serving: signed(directory, "kube-apiserver", serving, &issuer),
             admin: client(directory, "admin", Some("system:masters"), &issuer),
             controller_manager: client(directory, "system:kube-controller-manager", None, &issuer),
+            scheduler: client(directory, "system:kube-scheduler", None, &issuer),
+            proxy: client(directory, "system:kube-proxy", None, &issuer),
+            kubelet: client(
+                directory,
+                &format!("system:node:{NODE}"),
+                Some("system:nodes"),
+                &issuer,
+            ),
             service_account,
             ca,
         }

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::programs::module;
+use crate::cache;
 
 const GATEWAY_API: &str = "sigs.k8s.io/gateway-api@v1.5.0";
 const ISTIO: &str = "istio.io/api@v1.31.4";
@@ -18,6 +19,23 @@ pub enum Crds {
     UpstreamStandard,
     /// Istio's, and Gateway API's of the experimental channel.
     UpstreamExperimental,
+}
+
+impl Crds {
+    /// Their files; `None` where they cannot be had, which is said on stderr.
+    ///
+    /// # Panics
+    /// When they cannot be had and `CI=true`.
+    pub(super) fn find(self) -> Option<Vec<PathBuf>> {
+        match UpstreamCrds::find() {
+            Ok(crds) => Some(crds.files(self)),
+            Err(_) if self == Self::None => Some(Vec::new()),
+            Err(why) => {
+                cache::missing("upstream's CRDs", &why);
+                None
+            }
+        }
+    }
 }
 
 /// Upstream's custom resource definitions, as files in the Go module cache.

@@ -75,9 +75,7 @@ impl Process {
 
     /// The end of its log.
     pub(super) fn last_words(&self) -> String {
-        let log = fs::read_to_string(&self.log).unwrap_or_default();
-        let lines: Vec<&str> = log.lines().collect();
-        let last = lines[lines.len().saturating_sub(LINES)..].join("\n");
+        let last = last_lines(&self.log);
         format!("{}:\n{last}", self.name)
     }
 }
@@ -87,6 +85,13 @@ impl Drop for Process {
         drop(self.signals.take());
         let _ = self.keeper.wait();
     }
+}
+
+/// The end of a log.
+pub(super) fn last_lines(log: &Path) -> String {
+    let log = fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = log.lines().collect();
+    lines[lines.len().saturating_sub(LINES)..].join("\n")
 }
 
 const KEEPER: &str = r#"

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::cache;
 
 /// Kubernetes' version; its libraries have the same with a 0 in front.
-const KUBERNETES: &str = "1.36.3";
+pub(super) const KUBERNETES: &str = "1.36.3";
 /// The version of etcd that this Kubernetes is tested with.
 const ETCD: &str = "3.6.8";
 const HELM: &str = "3.22.0";
@@ -92,12 +92,24 @@ pub(super) fn module(name_and_version: &str) -> Result<PathBuf, String> {
     downloaded(name_and_version, "Dir")
 }
 
-/// `k8s.io/kubernetes` is no module that others can build on: it takes its libraries from its own tree. So a module is made
-/// that takes them where they are published.
 fn build_kubernetes(home: &Path) -> Result<(), String> {
     cache::say(&format!(
         "building Kubernetes {KUBERNETES} and etcd {ETCD} to test with; once, about ten minutes"
     ));
+    let kubernetes = ["kube-apiserver", "kube-controller-manager", "kubectl"]
+        .map(|program| format!("k8s.io/kubernetes/cmd/{program}"));
+    build_programs(
+        home,
+        &[&["go.etcd.io/etcd/server/v3".to_owned()], &kubernetes[..]].concat(),
+    )?;
+    fs::rename(home.join("server"), home.join("etcd")).map_err(|e| e.to_string())
+}
+
+/// Builds these packages of Kubernetes and etcd into a directory.
+///
+/// `k8s.io/kubernetes` is no module that others can build on: it takes its libraries from its own tree. So a module is made
+/// that takes them where they are published.
+pub(super) fn build_programs(home: &Path, packages: &[String]) -> Result<(), String> {
     let go_mod = downloaded(&format!("k8s.io/kubernetes@v{KUBERNETES}"), "GoMod")?;
     let go_mod = fs::read_to_string(&go_mod).map_err(|e| format!("{}: {e}", go_mod.display()))?;
     let source = home.join("source");
@@ -112,13 +124,8 @@ fn build_kubernetes(home: &Path) -> Result<(), String> {
         ))
         .arg("-o")
         .arg(format!("{}/", home.display()))
-        .arg("go.etcd.io/etcd/server/v3")
-        .args(
-            ["kube-apiserver", "kube-controller-manager", "kubectl"]
-                .map(|program| format!("k8s.io/kubernetes/cmd/{program}")),
-        );
-    cache::run(&mut go)?;
-    fs::rename(home.join("server"), home.join("etcd")).map_err(text)
+        .args(packages);
+    cache::run(&mut go).map(drop)
 }
 
 fn build_helm(home: &Path) -> Result<(), String> {

@@ -226,6 +226,7 @@ fn audited(directory: &Path, log: &Path) -> Options {
             format!("--audit-policy-file={}", policy.display()),
             format!("--audit-log-path={}", log.display()),
         ],
+        ..Options::default()
     }
 }
 

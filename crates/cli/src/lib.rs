@@ -10,6 +10,7 @@ mod completion;
 mod crds;
 mod dump;
 mod error;
+mod install;
 mod mesh;
 mod plugin;
 mod printer;
@@ -103,6 +104,12 @@ pub enum Command {
     ProxyStatus(proxy_status::ProxyStatusArgs),
     /// Custom resource definitions of the Istio kinds that are read, for clusters that do not have upstream's.
     Crds(crds::CrdsArgs),
+    /// Install the control plane in a cluster, without Helm.
+    Install(install::InstallArgs),
+    /// Delete what `install` has installed.
+    Uninstall(install::UninstallArgs),
+    /// Whether everything that `install` installs is there and ready.
+    VerifyInstall(install::VerifyArgs),
     /// What is wrong with resources, in the mesh or in files, and what would change for the waypoints of a cluster.
     Analyze(analyze::AnalyzeArgs),
     /// Versions of this program and of the running mesh.
@@ -162,6 +169,9 @@ pub async fn run(global: &Global, command: Command, cx: &mut Context<'_>) -> Res
         Command::Version(args) => version::run(global, args, cx).await,
         Command::Completion(args) => completion::run(&args, cx),
         Command::Crds(args) => crds::run(&args, cx),
+        Command::Install(args) => install::install(global, args, cx).await,
+        Command::Uninstall(args) => install::uninstall(global, args, cx).await,
+        Command::VerifyInstall(args) => install::verify(global, args, cx).await,
         Command::Experimental(ExperimentalArgs { command }) => match command {
             Experimental::Waypoint(args) => waypoint::seed::run(global, args, cx).await,
             Experimental::ServeCapture(args) => capture::run(args, cx).await,

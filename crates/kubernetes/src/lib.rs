@@ -5,6 +5,7 @@
 //! - [`watch`]: every kind that the mesh reads, as validated types; what they mean is not known here.
 //! - [`waypoint`]: from a Gateway to the objects that run its waypoint, without I/O.
 //! - [`apply`], [`deployer`]: keeps these objects as they should be.
+//! - [`install`]: puts a control plane into a cluster, and takes it out.
 //! - [`leader`]: of several replicas, one writes.
 //! - [`ca_secret`], [`root_config_map`]: the certificate authority that replicas share, and its roots in every namespace.
 //! - [`status`]: what objects say about themselves.
@@ -16,6 +17,7 @@ pub mod apply;
 pub mod ca_secret;
 mod client;
 pub mod deployer;
+pub mod install;
 pub mod leader;
 pub mod port_forward;
 pub mod root_config_map;

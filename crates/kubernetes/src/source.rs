@@ -22,6 +22,7 @@ use waymark_rt::Tasks;
 use self::backoff::Backoff;
 use self::crds::Crds;
 pub(crate) use self::foreign::is_foreign;
+pub(crate) use self::kind::found;
 use self::watch_kind::{Told, Watch};
 
 /// What is watched, and how.

@@ -13,6 +13,7 @@ mod faults;
 mod guides;
 mod hostile;
 mod image;
+mod install;
 mod istiod;
 mod operator;
 mod pod;

@@ -17,6 +17,9 @@ pub(crate) struct CompareArgs {
     /// The program `waymark`, a build of profile dist.
     #[arg(long, default_value = "target/dist/waymark")]
     waymark: PathBuf,
+    /// The programs of one role, builds of profile slim: the waypoint's and the node proxy's [default: `--waymark`].
+    #[arg(long, num_args = 2, value_names = ["WAYPOINT", "NODE"])]
+    roles: Option<Vec<PathBuf>>,
     /// The program `envoy`; without it only ours and the floor are measured.
     #[arg(long, env = "ENVOY")]
     envoy: Option<PathBuf>,
@@ -50,10 +53,12 @@ enum Part {
 }
 
 pub(crate) fn run(args: &CompareArgs, out: &mut dyn Write) -> Result<(), StageError> {
-    let comparison = Comparison {
-        args,
-        stage: Stage::set_up(&args.waymark, args.envoy.as_deref())?,
+    let stage = Stage::set_up(&args.waymark, args.envoy.as_deref())?;
+    let stage = match args.roles.as_deref() {
+        Some([waypoint, node]) => stage.with_roles(waypoint, node),
+        Some(_) | None => stage,
     };
+    let comparison = Comparison { args, stage };
     let mut report = Report {
         rounds: args.rounds,
         load_average: std::fs::read_to_string("/proc/loadavg")
@@ -167,14 +172,17 @@ impl Comparison<'_> {
             warm_up: 0.5,
             seconds: 3.0,
         };
-        for proxy in self.proxies(&thousand) {
+        let whole = self.stage.has_roles().then_some(Proxy::Whole);
+        for proxy in self.proxies(&thousand).into_iter().chain(whole) {
             let running = self.stage.proxy(proxy, Place::Waypoint, None)?;
             note(bars::IDLE, proxy, rss_mib(running.pid()));
             let measured = self.stage.load(proxy, &thousand, running.pid(), &extent)?;
             note(thousand.name, proxy, measured.rss_mib.unwrap_or(0.0));
         }
-        let node = self.stage.proxy(Proxy::Waymark(1), Place::Node, None)?;
-        note(bars::L4_IDLE, Proxy::Waymark(1), rss_mib(node.pid()));
+        for proxy in [Proxy::Waymark(1)].into_iter().chain(whole) {
+            let node = self.stage.proxy(proxy, Place::Node, None)?;
+            note(bars::L4_IDLE, proxy, rss_mib(node.pid()));
+        }
         Ok(())
     }
 

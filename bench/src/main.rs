@@ -2,7 +2,8 @@
 //!
 //! `load` speaks as a source node proxy does: mTLS, CONNECT, many streams a connection, inner HTTP/1.1 or HTTP/2, closed or
 //! open loop. `backend` plays the destination: node proxy and application in one. `floor` relays frames and nothing else.
-//! `compare` alternates proxies in one run, `gate` counts what CI watches, `soak` looks for leaks and failures.
+//! `compare` alternates proxies in one run, `gate` counts what CI watches, `soak` looks for leaks and failures,
+//! `order` writes what the linker puts together.
 #![forbid(unsafe_code)]
 
 mod backend;
@@ -16,6 +17,7 @@ mod hub;
 mod load;
 mod manifests;
 mod meter;
+mod order;
 mod plain;
 mod process;
 mod report;
@@ -52,6 +54,8 @@ enum Command {
     Compare(compare::CompareArgs),
     /// Count what a request costs and fail where it costs more than the limits say.
     Gate(gate::GateArgs),
+    /// Write down what a proxy runs through until it is idle, for the linker.
+    Order(order::OrderArgs),
     /// Load with changes all around: fails when a request does, or when memory grows.
     Soak(soak::SoakArgs),
     /// One request at a time: fails when half of them take as long as a delayed acknowledgement.
@@ -78,6 +82,7 @@ fn run(command: Command, out: &mut dyn Write) -> Result<(), Box<dyn std::error::
         Command::Floor(args) => floor::run(&args)?,
         Command::Compare(args) => compare::run(&args, out)?,
         Command::Gate(args) => gate::run(&args, out)?,
+        Command::Order(args) => order::run(&args, out)?,
         Command::Soak(args) => soak::run(&args, out)?,
         Command::Stalls(args) => stalls::run(&args, out)?,
     }

@@ -64,7 +64,13 @@ impl Meter {
     /// What goes in front of a command, so that its totals come into `file`.
     pub(crate) fn prefix(self, file: &Path) -> Vec<OsString> {
         let words: &[&str] = match self {
-            Self::Instructions => &["valgrind", "-q", "--tool=callgrind", "--fair-sched=try"],
+            Self::Instructions => &[
+                "valgrind",
+                "-q",
+                "--tool=callgrind",
+                "--fair-sched=try",
+                "--demangle=no",
+            ],
             Self::SyscallsByPerf => &["perf", "stat", "-x,", "-e", "raw_syscalls:sys_enter", "-o"],
             Self::SyscallsByStrace => &["strace", "-f", "-c", "-o"],
         };

@@ -28,6 +28,8 @@ const READY_WITHIN_METERED: Duration = Duration::from_secs(180);
 pub(crate) enum Proxy {
     /// Ours, with so many workers.
     Waymark(u8),
+    /// Ours in the program of all roles, with one worker.
+    Whole,
     Envoy,
     Floor,
 }
@@ -37,6 +39,7 @@ impl Proxy {
         match self {
             Self::Waymark(1) => "waymark",
             Self::Waymark(_) => "waymark, 2 workers",
+            Self::Whole => "waymark, all roles",
             Self::Envoy => "envoy",
             Self::Floor => "floor",
         }
@@ -79,6 +82,8 @@ pub(crate) enum StageError {
 /// All that a measurement needs, under one temporary directory.
 pub(crate) struct Stage {
     waymark: PathBuf,
+    /// The programs of one role, where the roles have one.
+    roles: Option<[PathBuf; 2]>,
     envoy: Option<PathBuf>,
     /// This program, for load, destination and floor.
     bench: PathBuf,
@@ -119,6 +124,7 @@ impl Stage {
         )?;
         Ok(Self {
             waymark: waymark.to_owned(),
+            roles: None,
             envoy: envoy.map(Path::to_owned),
             bench: std::env::current_exe()?,
             directory,
@@ -132,6 +138,19 @@ impl Stage {
     /// Keeps what the counting tools write of the longer runs, by scenario, in a directory that exists.
     pub(crate) fn keep_profiles(&mut self, directory: &Path) {
         self.profiles = Some(directory.to_owned());
+    }
+
+    /// The proxies are programs of their own.
+    pub(crate) fn with_roles(self, waypoint: &Path, node: &Path) -> Self {
+        Self {
+            roles: Some([waypoint.to_owned(), node.to_owned()]),
+            ..self
+        }
+    }
+
+    /// Whether the proxies are programs of their own.
+    pub(crate) fn has_roles(&self) -> bool {
+        self.roles.is_some()
     }
 
     /// Where manifests are read from.
@@ -186,10 +205,14 @@ impl Stage {
             Proxy::Waymark(workers) if workers > 1 => BOTH_CORES,
             _ => PROXY_CORE,
         };
-        let program = match (proxy, &self.envoy) {
-            (Proxy::Envoy, Some(envoy)) => envoy,
-            (Proxy::Floor, _) => &self.bench,
-            (Proxy::Envoy | Proxy::Waymark(_), _) => &self.waymark,
+        let program = match (proxy, &self.envoy, &self.roles) {
+            (Proxy::Envoy, Some(envoy), _) => envoy,
+            (Proxy::Floor, _, _) => &self.bench,
+            (Proxy::Waymark(_), _, Some([waypoint, node])) => match place {
+                Place::Waypoint => waypoint,
+                Place::Node => node,
+            },
+            (Proxy::Envoy | Proxy::Waymark(_) | Proxy::Whole, _, _) => &self.waymark,
         };
         let mut command = match meter {
             None => on_cores(cores, program),
@@ -207,6 +230,8 @@ impl Stage {
                 self.waypoint_arguments(workers, &mut command);
             }
             (Proxy::Waymark(workers), Place::Node) => self.node_arguments(workers, &mut command),
+            (Proxy::Whole, Place::Waypoint) => self.waypoint_arguments(1, &mut command),
+            (Proxy::Whole, Place::Node) => self.node_arguments(1, &mut command),
         }
         let log = self.log(proxy.name());
         let mut running = start(command, &log)?;

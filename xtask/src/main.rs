@@ -7,11 +7,13 @@ use std::process::ExitCode;
 mod codegen;
 mod tidy;
 
-const USAGE: &str = "usage: cargo xtask gen [--check] | tidy | bench [compare | gate | soak] ...
+const USAGE: &str =
+    "usage: cargo xtask gen [--check] | tidy | roles | bench [compare | gate | order | soak] ...
 
 gen          writes crates/proto/src/gen from crates/proto/proto and the envoy-types package
 gen --check  fails when what is checked in is stale
 tidy         the checks that no compiler makes: arrows between crates, licences, names, leftovers
+roles        programs of one role build, without a warning
 bench        what our proxies cost, beside Envoy (bench/run)";
 
 fn main() -> ExitCode {
@@ -21,6 +23,7 @@ fn main() -> ExitCode {
         ["gen"] => report(codegen::write()),
         ["gen", "--check"] => report(codegen::check()),
         ["tidy"] => report(tidy::tidy(&root())),
+        ["roles"] => roles(),
         ["bench", more @ ..] => bench(more),
         _ => {
             say(USAGE);
@@ -40,6 +43,28 @@ fn root() -> PathBuf {
         .join("..")
         .canonicalize()
         .unwrap_or_default()
+}
+
+/// What a program can be built as alone (features of crates/waymark).
+const ROLES: &[&str] = &["agent", "controlplane", "node", "waypoint"];
+
+/// Lints a program of each role. Whether there was nothing to say.
+fn roles() -> bool {
+    ROLES.iter().all(|role| {
+        let status = std::process::Command::new("cargo")
+            .args(["clippy", "--quiet", "--package", "waymark"])
+            .args(["--no-default-features", "--features", role])
+            .args(["--", "--deny", "warnings"])
+            .current_dir(root())
+            .status();
+        let fine = status.is_ok_and(|status| status.success());
+        if !fine {
+            say(&format!(
+                "Error: the program of role {role} does not build, or not without a warning"
+            ));
+        }
+        fine
+    })
 }
 
 /// Runs `bench/run`. Whether it went well.

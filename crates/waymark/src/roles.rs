@@ -4,9 +4,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+#[cfg(feature = "local")]
 use tokio::signal::unix::{SignalKind, signal};
 use waymark_rt::Drain;
-use waymark_rt::log::{LevelSpec, LogFormat, LogHandle, LogOptions};
+#[cfg(feature = "waypoint")]
+use waymark_rt::log::LogHandle;
+use waymark_rt::log::{LevelSpec, LogFormat, LogOptions};
+#[cfg(feature = "waypoint")]
 use waymark_waypoint::pod::{Pod, PodArgs};
 
 use crate::fail;
@@ -40,13 +44,21 @@ pub(crate) struct RunArgs {
 enum Role {
     /// The control plane: reads resources, configures and deploys waypoints, tells node proxies about the mesh, issues
     /// certificates.
+    #[cfg(feature = "controlplane")]
     Controlplane(Box<waymark_controlplane::Args>),
     /// A waypoint proxy.
+    #[cfg(feature = "waypoint")]
     Waypoint(Box<waymark_waypoint::Args>),
     /// A waypoint that is a stock Envoy: gets its certificate, relays its configuration, starts and drains it.
+    #[cfg(feature = "agent")]
     Agent(Box<waymark_agent::Args>),
     /// The node proxy of the secure overlay.
+    #[cfg(feature = "node")]
     Node(Box<waymark_node::Args>),
+    /// What another build has.
+    #[cfg(not(feature = "default"))]
+    #[command(external_subcommand)]
+    Absent(Vec<String>),
 }
 
 pub(crate) fn run(args: RunArgs) -> ExitCode {
@@ -55,11 +67,16 @@ pub(crate) fn run(args: RunArgs) -> ExitCode {
         level: args.log_level.quietened(KUBE_REQUESTS),
         ..LogOptions::default()
     };
+    #[cfg_attr(
+        not(any(feature = "node", feature = "waypoint")),
+        expect(unused_variables, reason = "what changes levels while it runs")
+    )]
     let log = match waymark_rt::log::init(options) {
         Ok(log) => log,
         Err(error) => return fail(&error, None, 1),
     };
     match args.role {
+        #[cfg(feature = "controlplane")]
         Role::Controlplane(args) => {
             let drain = Duration::from_secs(5);
             drive(
@@ -68,7 +85,9 @@ pub(crate) fn run(args: RunArgs) -> ExitCode {
                 |shutdown| waymark_controlplane::run(*args, shutdown),
             )
         }
+        #[cfg(feature = "waypoint")]
         Role::Waypoint(args) => waypoint(&args, Pod::here(PodArgs::default()).as_ref(), log),
+        #[cfg(feature = "agent")]
         Role::Agent(args) => {
             let drain = args.drain();
             // One thread, which lives as long as the program: Envoy ends with it.
@@ -78,6 +97,7 @@ pub(crate) fn run(args: RunArgs) -> ExitCode {
                 |shutdown| waymark_agent::run(*args, shutdown),
             )
         }
+        #[cfg(feature = "node")]
         Role::Node(args) => {
             let drain = match args.drain_grace() {
                 Ok(drain) => drain,
@@ -89,10 +109,13 @@ pub(crate) fn run(args: RunArgs) -> ExitCode {
                 |shutdown| waymark_node::run(*args, shutdown, Some(log)),
             )
         }
+        #[cfg(not(feature = "default"))]
+        Role::Absent(words) => crate::features::absent("role", &words),
     }
 }
 
 /// Runs a waypoint, by its flags or as a pod.
+#[cfg(feature = "waypoint")]
 pub(crate) fn waypoint(
     args: &waymark_waypoint::Args,
     pod: Option<&Pod>,
@@ -144,6 +167,7 @@ fn drive<E: std::error::Error, F: Future<Output = Result<(), E>>>(
 }
 
 /// Completes at SIGINT or SIGTERM.
+#[cfg(feature = "local")]
 pub(crate) async fn signalled() {
     let (Ok(mut term), Ok(mut int)) = (
         signal(SignalKind::terminate()),

@@ -243,7 +243,7 @@ impl Sparing<'_> {
             LbPolicy::LeastRequest {
                 active_request_bias,
                 ..
-            } => weight / (active(endpoint) as f64 + 1.0).powf(*active_request_bias),
+            } => weight / libm::pow(active(endpoint) as f64 + 1.0, *active_request_bias),
             LbPolicy::RoundRobin { .. } | LbPolicy::Random | LbPolicy::ClusterProvided => weight,
         }
     }
@@ -262,8 +262,7 @@ impl Sparing<'_> {
             return 1.0;
         }
         let progress = elapsed.as_secs_f64() / slow.window.as_secs_f64();
-        progress
-            .powf(1.0 / slow.aggression)
+        libm::pow(progress, 1.0 / slow.aggression)
             .max(slow.min_weight_percent / 100.0)
             .min(1.0)
     }

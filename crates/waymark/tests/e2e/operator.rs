@@ -503,3 +503,150 @@ fn kubectl_runs_it_as_a_plugin() {
         "{help}"
     );
 }
+
+#[test]
+fn analysis_tells_what_would_change_and_what_is_refused() {
+    if !there_is_kubernetes() {
+        return;
+    }
+    isolated(|| {
+        let api = api_server();
+        let home = tempfile::tempdir().unwrap();
+        let kubeconfig = api.kubeconfig();
+        let run = |args: &[&str]| {
+            command(home.path(), &kubeconfig)
+                .args(args)
+                .output()
+                .unwrap()
+        };
+        api.apply(include_str!("operator.yaml"));
+        // As istiod writes it, and then somebody by hand.
+        let deployment = json!({
+            "apiVersion": "apps/v1", "kind": "Deployment",
+            "metadata": {"name": "waypoint", "namespace": "shop", "labels": {
+                "gateway.networking.k8s.io/gateway-name": "waypoint", "gateway.istio.io/managed": "istio.io-mesh-controller"}},
+            "spec": {"selector": {"matchLabels": {"a": "b"}}, "template": {"metadata": {"labels": {"a": "b"}},
+                "spec": {"containers": [{"name": "istio-proxy", "image": "docker.io/istio/proxyv2:1.31.4"}]}}},
+        });
+        let (applied, said) = api.try_apply(
+            &deployment.to_string(),
+            &["--field-manager=istio.io/gateway-controller"],
+        );
+        assert!(applied, "{said}");
+        api.run(&[
+            "patch",
+            "deployment",
+            "waypoint",
+            "--namespace",
+            "shop",
+            "--field-manager=by-hand",
+            "--patch",
+            r#"{"spec":{"replicas":3}}"#,
+        ]);
+
+        let everything = run(&["analyze", "-A"]);
+        let text = String::from_utf8_lossy(&everything.stdout).into_owned();
+        for want in [
+            "Info [WM0201] (Gateway waypoint.shop) is taken by Waymark of revision default",
+            "Deployment waypoint is rolled over from image docker.io/istio/proxyv2:1.31.4 to Waymark's",
+            "Warning [WM0204] (Deployment waypoint.shop) has fields of by-hand, which stay unless Waymark sets them: spec.replicas",
+            "Info [WM0202] (Gateway canary.shop) stays with the control plane of revision 1-31",
+            "Error [WM0101] (EnvoyFilter tweak.shop) Waymark refuses this object",
+            "Error [WM0101] (VirtualService cart.shop) Waymark refuses this object until it enforces what it asks for: spec.tcp",
+            "Warning [WM0103] (Service lost.shop) label istio.io/use-waypoint names a waypoint that does not exist: shop/nobody",
+        ] {
+            assert!(text.contains(want), "{want}:\n{text}");
+        }
+        // Objects of another revision, Gateways of other classes are none of our business.
+        assert!(
+            !text.contains("theirs") && !text.contains("ingress"),
+            "{text}"
+        );
+        assert_eq!(everything.status.code(), Some(79));
+        let error = error_of(&everything);
+        assert!(
+            error.contains("Analyzers found issues when analyzing all namespaces."),
+            "{error}"
+        );
+
+        // As the other revision it is the other waypoint.
+        let other = run(&[
+            "analyze",
+            "-n",
+            "shop",
+            "--revision",
+            "1-31",
+            "--failure-threshold",
+            "Info",
+        ]);
+        let text = String::from_utf8_lossy(&other.stdout).into_owned();
+        assert!(
+            text.contains("(Gateway canary.shop) is taken by Waymark of revision 1-31"),
+            "{text}"
+        );
+
+        // What is not to be heard of, and what is quiet.
+        let quiet = run(&[
+            "analyze",
+            "-n",
+            "shop",
+            "-S",
+            "WM0101=*.shop",
+            "--output-threshold",
+            "Error",
+        ]);
+        assert_eq!(output_of(&quiet), "");
+        let said = String::from_utf8_lossy(&quiet.stderr).into_owned();
+        assert_eq!(
+            said,
+            "\u{2714} No validation issues found when analyzing namespace: shop.\n"
+        );
+        assert_eq!(output_of(&run(&["analyze", "-n", "default"])), "");
+
+        // Files alone, and files in place of what is there.
+        let good = home.path().join("good.yaml");
+        let cart = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: { name: cart, namespace: shop }\n\
+                    spec: { hosts: [cart], http: [{ route: [{ destination: { host: cart } }] }] }\n";
+        std::fs::write(&good, cart).unwrap();
+        let together = run(&["analyze", "-n", "shop", good.to_str().unwrap()]);
+        let text = String::from_utf8_lossy(&together.stdout).into_owned();
+        assert!(
+            text.contains("EnvoyFilter tweak.shop") && !text.contains("cart"),
+            "{text}"
+        );
+        let alone = run(&["analyze", "--use-kube=false", good.to_str().unwrap()]);
+        assert_eq!(output_of(&alone), "");
+        let typo = home.path().join("typo.yaml");
+        std::fs::write(&typo, cart.replace("VirtualService", "VirtualServce")).unwrap();
+        let alone = output_of(&run(&[
+            "analyze",
+            "--use-kube=false",
+            typo.to_str().unwrap(),
+        ]));
+        assert!(
+            alone.starts_with("Warning [WM0102] (VirtualServce cart.shop ")
+                && alone.contains("VirtualServce is a kind that is not read"),
+            "{alone}"
+        );
+        std::fs::write(&typo, "a: [").unwrap();
+        let broken = run(&["analyze", "--use-kube=false", typo.to_str().unwrap()]);
+        assert_eq!(broken.status.code(), Some(65), "{broken:?}");
+
+        // Who may not read everything is told so, and not that all is well.
+        api.apply(
+            "apiVersion: v1\nkind: ServiceAccount\nmetadata: { name: nobody, namespace: shop }\n",
+        );
+        let nobody = api.kubeconfig_of("shop", "nobody");
+        let blind = command(home.path(), &nobody)
+            .args(["analyze", "-n", "shop"])
+            .output()
+            .unwrap();
+        assert_eq!(blind.status.code(), Some(1));
+        let error = error_of(&blind);
+        assert!(
+            error.contains("not everything could be analyzed")
+                && error.contains("cannot list resource \"virtualservices\""),
+            "{error}"
+        );
+    });
+}

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod bookinfo;
+mod waypoint;
 
 use std::path::Path;
 use std::process::Command;

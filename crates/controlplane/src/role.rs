@@ -23,6 +23,8 @@ use crate::source::directory::DirectoryError;
 /// When it cannot start. Once it serves, what goes wrong is logged and tried again, and what was good stays in force.
 pub async fn run(args: Args, shutdown: Shutdown) -> Result<(), RunError> {
     let settings = args.settings()?;
+    // Clients are handed over, and the lease is given back.
+    let _hold = shutdown.hold();
     match start::start(settings, shutdown).await? {
         Some(running) => running.until_the_end().await,
         None => Ok(()),

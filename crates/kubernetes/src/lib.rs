@@ -8,11 +8,12 @@
 //! - [`install`]: puts a control plane into a cluster, and takes it out.
 //! - [`leader`]: of several replicas, one writes.
 //! - [`ca_secret`], [`root_config_map`]: the certificate authority that replicas share, and its roots in every namespace.
-//! - [`status`]: what objects say about themselves.
+//! - [`status`]: what objects say about themselves; [`allocate`]: addresses of ServiceEntries that have none.
 //! - [`survey`](mod@survey): everything there is, read once, for a report.
 //! - [`token`]: whose service account token it is.
 #![forbid(unsafe_code)]
 
+pub mod allocate;
 pub mod apply;
 pub mod ca_secret;
 mod client;

@@ -14,8 +14,6 @@ mod election;
 mod faults;
 #[path = "cluster/follower.rs"]
 mod follower;
-#[path = "cluster/gate.rs"]
-mod gate;
 #[path = "cluster/kinds.rs"]
 mod kinds;
 #[path = "cluster/log.rs"]

@@ -10,3 +10,4 @@ pub mod netns;
 pub mod peers;
 pub mod scenarios;
 pub mod wait;
+pub mod way;

@@ -46,7 +46,7 @@ fn controllers_write_endpoint_slices_and_empty_namespaces() {
         controllers: true,
         ..Options::default()
     };
-    let Some(mut api) = ApiServer::start(options) else {
+    let Some(api) = ApiServer::start(options) else {
         return;
     };
     let namespace = api.namespace();

@@ -1,7 +1,7 @@
 //! A mesh in a cluster: objects and authority from its API server, tokens reviewed by it, and what is written there.
 //!
 //! Every replica reads, serves xDS and signs. One, the holder of the revision's Lease, writes: the waypoints' objects,
-//! statuses and events, the roots in every namespace, the renewal of the authority. Spec: control-plane.md 14.3.
+//! statuses and events, the addresses of ServiceEntries, the roots in every namespace, the renewal of the authority. Spec: control-plane.md 14.3.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use waymark_kubernetes::deployer::{self, DeployerOptions, Report, Verdicts};
 use waymark_kubernetes::leader::elect;
 use waymark_kubernetes::status::{self, WriterOptions};
 use waymark_kubernetes::token::TokenReviewer;
-use waymark_kubernetes::{Client, root_config_map};
+use waymark_kubernetes::{Client, allocate, root_config_map};
 use waymark_rt::{Shutdown, SystemClock, Task, spawn};
 
 use super::RunError;
@@ -235,6 +235,7 @@ impl Writers {
             self.statuses(verdicts),
             roots,
             self.renew_authority(),
+            allocate::run(self.client.clone()),
         );
     }
 

@@ -317,7 +317,7 @@ impl Servers<'_> {
         let ads = self.ads(settings);
         let tls = https_server_config(&authority.serving);
         let incoming = Incoming::tls(bound.xds, tls, self.shutdown.clone());
-        let secure = server()
+        let secure = server(settings)
             .add_service(ads.clone())
             .add_service(ca.into_server());
         let mut servers = vec![spawn(
@@ -326,7 +326,7 @@ impl Servers<'_> {
         )];
         if let Some(listener) = bound.plaintext {
             let incoming = Incoming::plain(listener, self.shutdown.clone());
-            let plain = server().add_service(ads);
+            let plain = server(settings).add_service(ads);
             servers.push(spawn(
                 "xds plaintext",
                 plain.serve_with_incoming_shutdown(incoming, draining(self.shutdown)),
@@ -339,6 +339,10 @@ impl Servers<'_> {
         let source = XdsSource::new(self.core.clone(), self.authenticator.clone());
         let options = Options {
             max_stream_age: settings.max_connection_age,
+            hand_over: match settings.source {
+                SourceSettings::Directory(_) => Duration::ZERO,
+                SourceSettings::Kubernetes(_) => HAND_OVER,
+            },
             ..Options::default()
         };
         Service::new(
@@ -423,8 +427,13 @@ fn core(settings: &Settings) -> Result<Core, RunError> {
 }
 
 /// Spec: control-plane.md 2.2, server limits.
-fn server() -> Server {
-    Server::builder()
+fn server(settings: &Settings) -> Server {
+    let mut server = Server::builder();
+    if let Some(age) = settings.max_connection_age {
+        // Earlier than any stream on it ends: the client's next one is on a new connection, perhaps to another replica.
+        server = server.max_connection_age(age.mul_f64(0.85));
+    }
+    server
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
         .max_concurrent_streams(Some(MAX_STREAMS))
@@ -465,5 +474,7 @@ pub(super) const ROOT_CERT: &str = "root-cert.pem";
 pub(super) const BATCHES: usize = 4;
 /// Spec: control-plane.md 2.2.
 const MAX_STREAMS: u32 = 100_000;
+/// Over how long clients are handed to the other replicas: of the time that a drain has, with some to spare.
+const HAND_OVER: Duration = Duration::from_secs(3);
 /// Certificates last a day, tokens longer.
 pub(super) const RENEW_EVERY: Duration = Duration::from_secs(6 * 3600);

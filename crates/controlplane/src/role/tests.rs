@@ -27,6 +27,8 @@ use waymark_xds::{AdsClient, Handler, NackReason, Subscriptions, Update};
 use super::*;
 
 mod cluster;
+mod faults;
+mod replicas;
 mod writers;
 
 const MESH: &str = include_str!("../testdata/mesh.yaml");

@@ -27,6 +27,7 @@ use super::gateway::{self, GatewayFacts};
 use super::object::{StatusKey, StatusKind};
 use super::{MeshStatus, RouteStatus, route};
 use crate::deployer::Verdicts;
+use crate::leader::is_conflict;
 
 /// Whose statuses are written, and how.
 #[derive(Debug, Clone)]
@@ -272,9 +273,13 @@ impl Writer {
             Err(WriteError::Api(kube::Error::Api(status))) if status.code == 404 => {}
             Err(error) => {
                 let failures = self.failed.get(key).map_or(0, |(failures, _)| *failures);
-                let wait = FIRST_RETRY
-                    .saturating_mul(1 << failures.min(10))
-                    .min(LAST_RETRY);
+                // Of several that write one object each has its turn in the end; what is there meanwhile is told by the watch.
+                let wait = match &error {
+                    WriteError::Api(error) if is_conflict(error) => FIRST_RETRY,
+                    _ => FIRST_RETRY
+                        .saturating_mul(1 << failures.min(10))
+                        .min(LAST_RETRY),
+                };
                 match &error {
                     WriteError::Api(kube::Error::Api(status)) if status.code == 409 => {
                         debug!(object = %key, "status was changed by another meanwhile");
@@ -317,7 +322,7 @@ impl Writer {
             };
             match made {
                 Ok(object) => watches.put(StatusKind::GatewayClass, object),
-                Err(error) if crate::leader::is_conflict(&error) => {}
+                Err(error) if is_conflict(&error) => {}
                 Err(error) => {
                     warn!(class = class.name(), %error, "GatewayClass is not made");
                     self.failed.insert(key, (1, Instant::now() + LAST_RETRY));

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
+use kube::api::{Api, ApiResource, DynamicObject, PostParams};
+use kube::core::GroupVersionKind;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use waymark_api::ObjectRef;
@@ -423,3 +425,140 @@ async fn routes_have_an_entry_a_parent_beside_those_of_others() {
     })
     .await;
 }
+
+/// Of each of some routes: all have a note of their own to add, some an entry in its status, and ours is told anew all the time.
+#[tokio::test(flavor = "multi_thread")]
+async fn five_hundred_conflicting_writers_and_ours_lose_nothing() {
+    let Some(api) = ApiServer::shared() else {
+        return;
+    };
+    let _alone = ONE_WRITER.lock().await;
+    let namespace = api.namespace();
+    let manifests: String = (0..ROUTES)
+        .map(|n| ROUTE.replace("NUMBER", &n.to_string()))
+        .collect();
+    api.apply(&manifests.replace("NAMESPACE", &namespace));
+    let writer = writer(api).await;
+    let tell = |route: usize, message: &str| {
+        let key = StatusKey::new(StatusKind::HttpRoute, &namespace, format!("r{route}"));
+        let status = RouteStatus::Read {
+            generation: Some(1),
+            parents: vec![ParentStatus {
+                conditions: vec![Condition::yes("Accepted", "Accepted", message)],
+            }],
+        };
+        writer
+            .mesh
+            .set(|facts| drop(facts.routes.insert(key, status)));
+    };
+    let kind = GroupVersionKind::gvk("gateway.networking.k8s.io", "v1", "HTTPRoute");
+    let resource = ApiResource::from_gvk_with_plural(&kind, "httproutes");
+    let client = client(&api.kubeconfig()).await;
+    let routes: Api<DynamicObject> = Api::namespaced_with(client, &namespace, &resource);
+    let mut others = tokio::task::JoinSet::new();
+    for i in 0..WRITERS {
+        let (routes, route) = (routes.clone(), i % ROUTES);
+        others.spawn(async move {
+            let name = format!("r{route}");
+            if i / ROUTES < ENTRIES {
+                let controller = format!("example.org/other-{i}");
+                edit(&routes, &name, |route| add_entry(route, &controller)).await;
+            } else {
+                let note = format!("note-{i}");
+                edit(&routes, &name, |route| {
+                    let notes = route.metadata.annotations.get_or_insert_default();
+                    notes.insert(note.clone(), "there".to_owned());
+                    Edited::Object
+                })
+                .await;
+            }
+            route
+        });
+    }
+    let mut told = [0; ROUTES];
+    while let Some(route) = others.join_next().await {
+        let route = route.unwrap();
+        told[route] += 1;
+        tell(
+            route,
+            &format!("Route was valid, the {}th time", told[route]),
+        );
+    }
+    let each = WRITERS / ROUTES;
+    assert_eq!(told, [each; ROUTES]);
+    let last = format!("Route was valid, the {each}th time");
+    for n in 0..ROUTES {
+        let route = until("the last word", || {
+            let route = api.get("httproute", &namespace, &format!("r{n}"));
+            let parents = route["status"]["parents"].as_array()?;
+            let ours = parents
+                .iter()
+                .find(|parent| parent["controllerName"] == "istio.io/gateway-controller")?;
+            (ours["conditions"][0]["message"] == *last).then_some(route.clone())
+        })
+        .await;
+        let notes = route["metadata"]["annotations"].as_object().unwrap();
+        assert_eq!(notes.len(), each - ENTRIES);
+        let parents = route["status"]["parents"].as_array().unwrap();
+        let controllers: std::collections::BTreeSet<&str> = parents
+            .iter()
+            .map(|parent| parent["controllerName"].as_str().unwrap())
+            .collect();
+        assert_eq!(
+            (controllers.len(), parents.len()),
+            (ENTRIES + 1, ENTRIES + 1),
+            "none is lost and none is there twice"
+        );
+    }
+}
+
+/// What of an object was edited.
+enum Edited {
+    Object,
+    Status,
+}
+
+/// As a controller does it: reads, changes, and begins anew when it was not alone.
+async fn edit(
+    routes: &Api<DynamicObject>,
+    name: &str,
+    change: impl Fn(&mut DynamicObject) -> Edited,
+) {
+    loop {
+        let mut route = routes.get(name).await.unwrap();
+        let params = PostParams::default();
+        let written = match change(&mut route) {
+            Edited::Object => routes.replace(name, &params, &route).await,
+            Edited::Status => routes.replace_status(name, &params, &route).await,
+        };
+        match written {
+            Ok(_) => return,
+            Err(kube::Error::Api(status)) if status.code == 409 => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+fn add_entry(route: &mut DynamicObject, controller: &str) -> Edited {
+    let entry = json!({
+        "controllerName": controller, "parentRef": {"name": "ingress"},
+        "conditions": [{"type": "Accepted", "status": "True", "reason": "Accepted", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"}],
+    });
+    match route.data["status"]["parents"].as_array_mut() {
+        Some(parents) => parents.push(entry),
+        None => route.data["status"] = json!({"parents": [entry]}),
+    }
+    Edited::Status
+}
+
+const WRITERS: usize = 500;
+const ROUTES: usize = 50;
+/// Writers of a route that have an entry in its status.
+const ENTRIES: usize = 4;
+
+const ROUTE: &str = "apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: { name: rNUMBER, namespace: NAMESPACE }
+spec: { parentRefs: [{ group: '', kind: Service, name: reviews, port: 9080 }] }
+---
+";

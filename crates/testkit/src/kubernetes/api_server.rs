@@ -151,12 +151,12 @@ impl ApiServer {
     }
 
     /// Stops etcd where it is, as SIGSTOP does.
-    pub fn pause_etcd(&mut self) {
+    pub fn pause_etcd(&self) {
         self.etcd.signal("STOP");
     }
 
     /// Lets etcd go on.
-    pub fn resume_etcd(&mut self) {
+    pub fn resume_etcd(&self) {
         self.etcd.signal("CONT");
     }
 

@@ -63,8 +63,8 @@ impl Process {
     }
 
     /// Sends a signal, by its name without SIG.
-    pub(super) fn signal(&mut self, signal: &str) {
-        let signals = self.signals.as_mut().expect("open until it ends");
+    pub(super) fn signal(&self, signal: &str) {
+        let mut signals = self.signals.as_ref().expect("open until it ends");
         writeln!(signals, "{signal}").expect("the keeper listens");
     }
 

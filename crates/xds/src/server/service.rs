@@ -46,6 +46,9 @@ pub struct Options {
     /// How old a stream gets, give or take a tenth: then it ends, and its client comes back, perhaps to another replica.
     /// `None`: as old as it likes.
     pub max_stream_age: Option<Duration>,
+    /// Over how long streams end once the drain begins, each at a time of its own, so that their clients do not all come
+    /// to the next server at once. Until then they are served.
+    pub hand_over: Duration,
 }
 
 impl Default for Options {
@@ -54,6 +57,7 @@ impl Default for Options {
             first_request: Duration::from_secs(10),
             max_request_bytes: 4 << 20,
             max_stream_age: None,
+            hand_over: Duration::ZERO,
         }
     }
 }
@@ -196,7 +200,7 @@ impl<S: Source> Service<S> {
                 .options
                 .max_stream_age
                 .map(|age| Instant::now() + jittered(age)),
-            shutdown: self.shutdown,
+            leaving: Leaving::No(self.shutdown, self.options.hand_over),
         };
         driver.handle(first)?;
         Ok(driver)
@@ -212,7 +216,27 @@ struct Driver {
     connection: Connection,
     /// When it is old enough.
     ends: Option<Instant>,
-    shutdown: Shutdown,
+    leaving: Leaving,
+}
+
+/// Whether the server is ending.
+enum Leaving {
+    /// Not that anybody has said; then, over how long its streams end.
+    No(Shutdown, Duration),
+    Yes,
+}
+
+impl Leaving {
+    /// Resolves once, when the drain begins, with how long this stream goes on.
+    async fn begins(&mut self) -> Duration {
+        let Self::No(shutdown, hand_over) = self else {
+            return std::future::pending().await;
+        };
+        shutdown.draining().await;
+        let left = hand_over.mul_f64(rand::random());
+        *self = Self::Yes;
+        left
+    }
 }
 
 impl Driver {
@@ -232,7 +256,7 @@ impl Driver {
             }
             let event = tokio::select! {
                 biased;
-                () = self.shutdown.draining() => Event::Shutdown,
+                left = self.leaving.begins() => Event::Leave(left),
                 request = self.requests.message() => Event::Request(request),
                 set = changed(&mut self.view.sets) => Event::Set(set),
                 () = sleep_until(self.ends.unwrap_or_else(Instant::now)), if self.ends.is_some() => Event::Old,
@@ -256,9 +280,14 @@ impl Driver {
                         connection = self.connection.id(),
                         "xds stream is old enough"
                     );
-                    return Some(Err(Status::unavailable("max connection age is reached")));
+                    // In good order, so that the client comes back at once.
+                    return None;
                 }
-                Event::Set(None) | Event::Shutdown => {
+                Event::Leave(left) => {
+                    let end = Instant::now() + left;
+                    self.ends = Some(self.ends.map_or(end, |ends| ends.min(end)));
+                }
+                Event::Set(None) => {
                     return Some(Err(Status::unavailable("server is closing")));
                 }
             }
@@ -309,7 +338,7 @@ enum Event {
     Request(Result<Option<DeltaDiscoveryRequest>, Status>),
     Set(Option<ResourceSet>),
     Old,
-    Shutdown,
+    Leave(Duration),
 }
 
 /// The next set; `None` when there will be no other.

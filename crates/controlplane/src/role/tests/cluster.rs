@@ -81,7 +81,8 @@ async fn a_cluster_is_served_as_its_objects_say_through_an_outage_of_its_api_ser
     assert_eq!(host.hostname, format!("waypoint.{ns}.svc.cluster.local"));
 
     // The waypoint's own proxy is given the service, with the pod's real address.
-    let mut waypoint = proxy_of(&running, &ns);
+    let plaintext = running.plaintext.unwrap();
+    let mut waypoint = proxy_of(plaintext, &ns, "waypoint-1", "waypoint", ("reviews", 9080));
     let endpoints = format!("inbound-vip|9080|http|reviews.{ns}.svc.cluster.local");
     waypoint
         .until("routes and endpoints of the service", |held| {
@@ -174,24 +175,24 @@ pub(super) fn node_proxy_of(
     Client::connect(place, xds, node(&id, &[], None), &types, token)
 }
 
-fn proxy_of(running: &Running, ns: &str) -> Client {
+/// A waypoint's proxy, which asks for the routes of one service, `service:port`.
+pub(super) fn proxy_of(
+    xds: SocketAddr,
+    ns: &str,
+    pod: &str,
+    gateway: &str,
+    (service, port): (&str, u16),
+) -> Client {
     let node = node(
-        &format!("waypoint~10.244.0.6~waypoint-1.{ns}~{ns}.svc.cluster.local"),
+        &format!("waypoint~10.244.0.6~{pod}.{ns}~{ns}.svc.cluster.local"),
         &[("NAMESPACE", ns)],
-        Some("waypoint"),
+        Some(gateway),
     );
     let types = [type_url::CLUSTER, type_url::LISTENER];
     let nobody = tempfile::NamedTempFile::new().unwrap();
     let token = nobody.into_temp_path().keep().unwrap();
-    let route = format!("inbound-vip|9080|http|reviews.{ns}.svc.cluster.local");
-    Client::connect_to(
-        running.plaintext.unwrap(),
-        None,
-        node,
-        &types,
-        token,
-        &route,
-    )
+    let route = format!("inbound-vip|{port}|http|{service}.{ns}.svc.cluster.local");
+    Client::connect_to(xds, None, node, &types, token, &route)
 }
 
 fn run_pod(api: &ApiServer, ns: &str, pod: &str, ip: &str) {

@@ -11,7 +11,7 @@ use super::*;
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// Asks the API server until it says what is wanted.
-async fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+pub(super) async fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let deadline = tokio::time::Instant::now() + LIMIT;
     loop {
         if let Some(found) = tokio::task::block_in_place(&mut look) {
@@ -25,7 +25,7 @@ async fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-fn reason(object: &Value, condition: &str) -> Option<String> {
+pub(super) fn reason(object: &Value, condition: &str) -> Option<String> {
     let conditions = object["status"]["conditions"].as_array()?;
     let found = conditions.iter().find(|c| c["type"] == condition)?;
     Some(found["reason"].as_str()?.to_owned())
@@ -97,6 +97,8 @@ async fn a_gateway_is_deployed_told_about_and_cleaned_up_after() {
     })
     .await;
 
+    others_are_told_about(&api, &shop).await;
+
     // The waypoint's pod is given a certificate for what its token says, by the roots that are in its namespace.
     let roots = until("roots", || {
         let map = api.get("configmap", &shop, "istio-ca-root-cert");
@@ -152,6 +154,29 @@ async fn a_gateway_is_deployed_told_about_and_cleaned_up_after() {
     assert_eq!(lease["spec"]["holderIdentity"], "", "given back at the end");
 }
 
+/// An entry that is given addresses.
+async fn others_are_told_about(api: &ApiServer, shop: &str) {
+    api.apply(&OTHERS.replace("SHOP", shop));
+    let given = until("addresses", || {
+        let entry = api.get("serviceentry", shop, "external");
+        entry["status"]["addresses"].as_array().cloned()
+    })
+    .await;
+    let values: Vec<&str> = given
+        .iter()
+        .map(|given| given["value"].as_str().unwrap())
+        .collect();
+    assert!(
+        values[0].starts_with("240.240.") && values[1].starts_with("2001:2::"),
+        "{given:?}"
+    );
+    assert!(
+        given
+            .iter()
+            .all(|given| given["host"] == "external.example")
+    );
+}
+
 fn ca_client(place: &Place, xds: SocketAddr, discovery: &str, token: &str, own: &str) -> CaClient {
     let roots = RootSource::file(place.state("root-cert.pem"));
     // As workloads do: by the name that they know the control plane by.
@@ -194,6 +219,13 @@ metadata: { name: waypoint, namespace: NS }
 spec:
   gatewayClassName: waymark-waypoint
   listeners: [{ name: mesh, port: 15008, protocol: HBONE }]
+";
+
+const OTHERS: &str = "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: { name: external, namespace: SHOP }
+spec: { hosts: [external.example], ports: [{ number: 80, name: http, protocol: HTTP }], resolution: DNS }
 ";
 
 const NODE: &str = "

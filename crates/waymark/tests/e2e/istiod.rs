@@ -21,13 +21,13 @@ use waymark_testkit::wait::until;
 use crate::process::Process;
 use crate::waymark;
 
-const LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 const POD: &str = "waypoint-7d4b9c-x2x";
 const ADDRESS: &str = "10.244.7.9";
 /// Where istiod is, and who else is not in a pod of its own.
-const NODE: &str = "10.244.0.1";
+pub(crate) const NODE: &str = "10.244.0.1";
 const REVIEWS: &str = "10.96.7.1:9080";
-const PODS: [(&str, &str); 2] = [("v1", "10.244.1.1"), ("v2", "10.244.1.2")];
+pub(crate) const PODS: [(&str, &str); 2] = [("v1", "10.244.1.1"), ("v2", "10.244.1.2")];
 
 #[test]
 fn an_unmodified_istiod_deploys_and_configures_our_waypoint() {
@@ -58,7 +58,7 @@ fn an_unmodified_istiod_deploys_and_configures_our_waypoint() {
 
         requests_are_split_and_reach_their_pods(&mut shop);
         a_certificate_is_renewed(&mut shop);
-        routes_change(&api, &istiod, &mut shop);
+        routes_change(&api, &|| acknowledged(&|| istiod.syncz()), &mut shop);
         endpoints_change(&api, &mut shop);
         what_is_not_understood_is_refused_by_name(&api, &istiod, &mut shop);
 
@@ -71,9 +71,9 @@ fn an_unmodified_istiod_deploys_and_configures_our_waypoint() {
     });
 }
 
-/// Waits for the Deployment that istiod makes for the Gateway, and runs its pod.
-fn deployed(api: &ApiServer, directory: &Path) -> Process {
-    let (deployment, _) = until("istiod deploys the waypoint", LIMIT, || {
+/// Waits for the Deployment that is made for the Gateway, and runs its pod.
+pub(crate) fn deployed(api: &ApiServer, directory: &Path) -> Process {
+    let (deployment, _) = until("the waypoint is deployed", LIMIT, || {
         let deployment = api.get("deployment", "shop", "waypoint");
         (!deployment.is_null()).then_some(deployment)
     });
@@ -130,18 +130,24 @@ exec "$@"
 
 /// The probe says so, and everything that istiod sent is acknowledged.
 fn ready(istiod: &Istiod) {
+    is_ready();
+    acknowledged(&|| istiod.syncz());
+    assert_eq!(istiod.metric("pilot_total_xds_rejects"), 0.0);
+}
+
+/// The probe says so.
+pub(crate) fn is_ready() {
     let probe: SocketAddr = SocketAddr::new(ADDRESS.parse().unwrap(), 15021);
     until("waypoint is ready", LIMIT, || {
         let answer = get(None, probe, "/healthz/ready").ok()?;
         (answer.status == 200).then_some(())
     });
-    acknowledged(istiod);
-    assert_eq!(istiod.metric("pilot_total_xds_rejects"), 0.0);
 }
 
-fn acknowledged(istiod: &Istiod) {
+/// The waypoint has accepted what control planes say that they have sent it.
+pub(crate) fn acknowledged(syncz: &dyn Fn() -> Value) {
     until("everything is acknowledged", LIMIT, || {
-        let syncz = istiod.syncz();
+        let syncz = syncz();
         let proxy = syncz.as_array()?.iter().find(|proxy| {
             let name = proxy["proxy"].as_str().unwrap_or_default();
             name == format!("{POD}.shop")
@@ -155,19 +161,19 @@ fn acknowledged(istiod: &Istiod) {
 }
 
 /// A client of the waypoint and the pods behind it.
-struct Shop {
+pub(crate) struct Shop {
     runtime: tokio::runtime::Runtime,
     issuer: Issuer,
     client: Option<Client>,
-    connections: usize,
+    pub(crate) connections: usize,
     pods: Vec<Destination>,
     /// The waypoint's process.
     waypoint: u32,
 }
 
 impl Shop {
-    /// With istiod's own CA.
-    fn open(api: &ApiServer, directory: &Path, waypoint: u32) -> Self {
+    /// With the cluster's own CA.
+    pub(crate) fn open(api: &ApiServer, directory: &Path, waypoint: u32) -> Self {
         let ca = directory.join("ca");
         std::fs::create_dir_all(&ca).unwrap();
         for file in ["ca-cert.pem", "ca-key.pem"] {
@@ -230,7 +236,7 @@ impl Shop {
     }
 
     /// How many of so many requests each version answers.
-    fn split(&mut self, n: usize) -> BTreeMap<&'static str, usize> {
+    pub(crate) fn split(&mut self, n: usize) -> BTreeMap<&'static str, usize> {
         let mut counts = BTreeMap::new();
         for _ in 0..n {
             let answer = self.get("/reviews/0");
@@ -242,7 +248,7 @@ impl Shop {
     }
 }
 
-fn requests_are_split_and_reach_their_pods(shop: &mut Shop) {
+pub(crate) fn requests_are_split_and_reach_their_pods(shop: &mut Shop) {
     let counts = shop.split(400);
     let v2 = counts.get("v2").copied().unwrap_or_default();
     assert!((15..=70).contains(&v2), "{counts:?}, want about 40 of v2");
@@ -262,8 +268,8 @@ fn requests_are_split_and_reach_their_pods(shop: &mut Shop) {
     assert!(nowhere.starts_with("HTTP/1.1 503"), "{nowhere}");
 }
 
-/// By istiod's CA, before the old one ends; no request is lost meanwhile.
-fn a_certificate_is_renewed(shop: &mut Shop) {
+/// By the cluster's CA, before the old one ends; no request is lost meanwhile.
+pub(crate) fn a_certificate_is_renewed(shop: &mut Shop) {
     let waypoint = shop.waypoint;
     let serial = || {
         let certificates = admin(waypoint, "/certs");
@@ -282,7 +288,7 @@ fn a_certificate_is_renewed(shop: &mut Shop) {
     });
 }
 
-fn routes_change(api: &ApiServer, istiod: &Istiod, shop: &mut Shop) {
+pub(crate) fn routes_change(api: &ApiServer, acknowledged: &dyn Fn(), shop: &mut Shop) {
     let patch = json!([{"op": "replace", "path": "/spec/http/1/route", "value": [
         {"destination": {"host": "reviews", "subset": "v2"}},
     ]}]);
@@ -300,7 +306,7 @@ fn routes_change(api: &ApiServer, istiod: &Istiod, shop: &mut Shop) {
         let counts = shop.split(20);
         (counts.get("v2") == Some(&20)).then_some(())
     });
-    acknowledged(istiod);
+    acknowledged();
     // Without rules for the service all pods have a share of it.
     api.run(&["delete", "virtualservice", "reviews", "-n", "shop"]);
     until("both versions are asked", LIMIT, || {
@@ -345,7 +351,7 @@ fn what_is_not_understood_is_refused_by_name(api: &ApiServer, istiod: &Istiod, s
     assert!(error.contains("hash_policy"), "{error}");
     shop.split(20);
     api.run(&["delete", "destinationrule", "ratings", "-n", "shop"]);
-    acknowledged(istiod);
+    acknowledged(&|| istiod.syncz());
 }
 
 /// What the waypoint's admin interface says, inside the pod.

@@ -18,6 +18,7 @@ mod istiod;
 mod operator;
 mod pod;
 mod process;
+mod replicas;
 mod rights;
 mod scenarios;
 mod start;

@@ -60,6 +60,8 @@ fn an_unmodified_istiod_deploys_and_configures_our_waypoint() {
         a_certificate_is_renewed(&mut shop);
         routes_change(&api, &|| acknowledged(&|| istiod.syncz()), &mut shop);
         endpoints_change(&api, &mut shop);
+        acknowledged(&|| istiod.syncz());
+        what_concerns_others_costs_nothing(&api, &shop);
         what_is_not_understood_is_refused_by_name(&api, &istiod, &mut shop);
 
         assert_eq!(
@@ -336,6 +338,46 @@ fn endpoints_change(api: &ApiServer, shop: &mut Shop) {
     });
 }
 
+/// istiod pushes all clusters and listeners to every waypoint whatever changes in whatever namespace: what is the same is
+/// recognised, and nothing is done.
+fn what_concerns_others_costs_nothing(api: &ApiServer, shop: &Shop) {
+    let figures = || -> BTreeMap<String, u64> {
+        let filter = "/stats?format=json&filter=^waymark_config|lds.update_success";
+        let stats = admin(shop.waypoint, filter);
+        let stats = stats["stats"].as_array().unwrap().iter();
+        stats
+            .map(|s| {
+                (
+                    s["name"].as_str().unwrap().to_owned(),
+                    s["value"].as_u64().unwrap(),
+                )
+            })
+            .collect()
+    };
+    let (pushes, unchanged) = (
+        "listener_manager.lds.update_success",
+        "waymark_config.unchanged",
+    );
+    let before = figures();
+    assert!(
+        before["waymark_config.listeners_decoded"] >= 5,
+        "{before:?}"
+    );
+    api.apply(ELSEWHERE);
+    let (mut after, _) = until("istiod pushes all listeners", LIMIT, || {
+        let now = figures();
+        (now[pushes] > before[pushes]).then_some(now)
+    });
+    assert!(
+        after[unchanged] >= before[unchanged] + 10,
+        "{before:?} {after:?}"
+    );
+    for name in [pushes, unchanged] {
+        after.insert(name.to_owned(), before[name]);
+    }
+    assert_eq!(after, before);
+}
+
 /// What a policy would do is not done, and istiod is told which field it is; what was there before keeps serving.
 fn what_is_not_understood_is_refused_by_name(api: &ApiServer, istiod: &Istiod, shop: &mut Shop) {
     api.apply(HASH_POLICY);
@@ -390,6 +432,15 @@ fn endpoint_slice(service: &str, ports: &[(&str, u16)], pods: &[(&str, &str)]) -
     })
     .to_string()
 }
+
+const ELSEWHERE: &str = "apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: elsewhere, namespace: default}
+spec:
+  hosts: [elsewhere.example]
+  http:
+  - route: [{destination: {host: elsewhere.example}}]
+";
 
 const HASH_POLICY: &str = "apiVersion: networking.istio.io/v1
 kind: DestinationRule

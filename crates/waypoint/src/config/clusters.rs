@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use waymark_proto::envoy::envoy::config;
 
 use super::entry::{Entries, InUse, Received, Refused};
 use super::state::{Assignment, Endpoints, State, len};
@@ -46,7 +47,7 @@ impl State {
         received: Received,
     ) -> Result<(), DecodeError> {
         let entry = self.clusters.entry(name.to_owned()).or_default();
-        if entry.is_known(&received) {
+        if entry.is_known::<config::cluster::v3::Cluster>(&received) {
             self.stats.config.unchanged.inc();
             return Ok(());
         }
@@ -138,7 +139,7 @@ impl State {
         received: Received,
     ) -> Result<(), DecodeError> {
         let entry = self.assignments.entry(name.to_owned()).or_default();
-        if entry.is_known(&received) {
+        if entry.is_known::<config::endpoint::v3::ClusterLoadAssignment>(&received) {
             self.stats.config.unchanged.inc();
             self.warm_clusters(name);
             return Ok(());

@@ -4,6 +4,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use indexmap::IndexMap;
+use prost::Message;
 
 use crate::decode::Ignored;
 
@@ -62,11 +63,14 @@ impl<T> Entry<T> {
         self.warming.as_ref().or(self.active.as_ref())
     }
 
-    /// Whether the same bytes were accepted last. The update then only says so again.
-    pub(super) fn is_known(&mut self, received: &Received) -> bool {
+    /// Whether the same message was accepted last, as `M` in whatever encoding. The update then only says so again.
+    pub(super) fn is_known<M: Message + Default + PartialEq>(
+        &mut self,
+        received: &Received,
+    ) -> bool {
         let latest = self.warming.as_mut().or(self.active.as_mut());
         match latest {
-            Some(in_use) if in_use.received.bytes == received.bytes => {
+            Some(in_use) if is_same::<M>(&in_use.received.bytes, &received.bytes) => {
                 in_use.received.version.clone_from(&received.version);
                 self.refused = None;
                 true
@@ -74,6 +78,13 @@ impl<T> Entry<T> {
             _ => false,
         }
     }
+}
+
+/// Whether two encodings are of one message. istiod writes the entries of a map in another order each time, which is as long.
+fn is_same<M: Message + Default + PartialEq>(one: &Bytes, other: &Bytes) -> bool {
+    one == other
+        || one.len() == other.len()
+            && matches!((M::decode(&**one), M::decode(&**other)), (Ok(one), Ok(other)) if one == other)
 }
 
 /// Entries by name, in order of first sight.
@@ -122,4 +133,53 @@ pub struct Dump {
     pub hops: Vec<(String, String)>,
     /// Name of the listener that accepts tunnels, if there is one in use.
     pub entrance: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use waymark_proto::envoy::envoy::config::cluster::v3::Cluster;
+    use waymark_proto::envoy::envoy::config::core::v3::Metadata;
+
+    use super::*;
+
+    #[test]
+    fn a_message_is_known_in_whatever_order_its_maps_are_written() {
+        let cluster = Cluster {
+            name: "a".to_owned(),
+            metadata: Some(Metadata {
+                filter_metadata: ('a'..='h')
+                    .map(|c| (c.to_string(), <_>::default()))
+                    .collect(),
+                ..Metadata::default()
+            }),
+            ..Cluster::default()
+        };
+        let bytes = cluster.encode_to_vec();
+        // A map that is read anew has an order of its own.
+        let other = (0..100)
+            .map(|_| Cluster::decode(&*bytes).expect("a cluster").encode_to_vec())
+            .find(|other| *other != bytes)
+            .expect("some other order");
+        let renamed = Cluster {
+            name: "b".to_owned(),
+            ..cluster
+        };
+        let received = |bytes: Vec<u8>, version: &str| Received {
+            bytes: bytes.into(),
+            version: version.to_owned(),
+            at: SystemTime::UNIX_EPOCH,
+        };
+        let mut entry = Entry {
+            active: Some(InUse {
+                received: received(bytes, "1"),
+                value: (),
+                ignored: Vec::new(),
+            }),
+            ..Entry::default()
+        };
+        assert!(entry.is_known::<Cluster>(&received(other, "2")));
+        let latest = entry.latest().expect("what was accepted");
+        assert_eq!(latest.received.version, "2");
+        assert!(!entry.is_known::<Cluster>(&received(renamed.encode_to_vec(), "3")));
+    }
 }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use waymark_proto::envoy::envoy::config::listener::v3;
+
 use super::clusters::remove;
 use super::entry::{InUse, Received, Refused};
 use super::state::State;
@@ -34,7 +36,7 @@ impl State {
         received: Received,
     ) -> Result<(), DecodeError> {
         let entry = self.listeners.entry(name.to_owned()).or_default();
-        if entry.is_known(&received) {
+        if entry.is_known::<v3::Listener>(&received) {
             self.stats.config.unchanged.inc();
             return Ok(());
         }

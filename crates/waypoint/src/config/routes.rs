@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use waymark_proto::envoy::envoy::config::route::v3;
+
 use super::entry::{Entries, InUse, Received, Refused};
 use super::state::State;
 use crate::decode::{DecodeError, DecodedChain, Decoder};
@@ -18,7 +20,7 @@ impl State {
         received: Received,
     ) -> Result<(), DecodeError> {
         let entry = self.routes.entry(name.to_owned()).or_default();
-        if entry.is_known(&received) {
+        if entry.is_known::<v3::RouteConfiguration>(&received) {
             self.stats.config.unchanged.inc();
             return Ok(());
         }

@@ -1,5 +1,5 @@
 //! What a proxy runs through until it is idle, written as linker scripts that put just that together
-//! (`crates/waymark/order`, docs/decisions/0011-programs-of-one-role.md).
+//! (`crates/waymark/order`, docs/decisions/0013-programs-of-one-role.md).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;

@@ -1,5 +1,5 @@
 //! What the linker is told of the programs of one role, in builds of profile slim
-//! (docs/decisions/0011-programs-of-one-role.md).
+//! (docs/decisions/0013-programs-of-one-role.md).
 //!
 //! What a proxy runs through until it is idle is put together (`order/ROLE.ld`, linker scripts that `bench/run order` writes): the
 //! system maps a file's pages by sixteen and more, so that code which is scattered is mostly in memory, and code which is in

@@ -178,7 +178,8 @@ pub(super) const LIST: &[Scenario] = &[
         scenario(
             "undeclared protocol: other bytes and the client's end at once",
             "",
-            |site| echoed(site, 7001, &[0, 1, 2, 3, 255, 254]),
+            // Now and then the bytes are read before the end arrives, and Envoy passes them.
+            |site| (0..20).try_for_each(|_| echoed(site, 7001, &[0, 1, 2, 3, 255, 254])),
         ),
     ),
     scenario(
